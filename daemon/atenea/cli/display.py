@@ -1,0 +1,110 @@
+"""How jobs look on a terminal, and as plain lines in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from atenea import progress as steps
+from atenea.durations import spoken_duration
+from atenea.naming import printable
+
+STATE_STYLES = {"done": "green", "failed": "red", "cancelled": "yellow", "queued": "dim"}
+_LINE_EVERY = 0.1
+
+
+class StepDisplay:
+    """Shows how far the steps of one job are on standard error: bars on a terminal, plain lines in a pipe."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._said: dict[str, float] = {}
+
+    def __enter__(self) -> StepDisplay:
+        if self._console.is_terminal:
+            columns = (
+                TextColumn("{task.description:>10}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[text]}"),
+            )
+            self._bars = Progress(*columns, console=self._console)
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def update(self, progress: steps.Progress) -> None:
+        """Show the progress of a step."""
+        self.show(progress.plugin or progress.stage, progress.fraction, progress.text, progress.seconds_left)
+
+    def show(self, step: str, fraction: float, text: str, seconds_left: float | None) -> None:
+        """Show that a step is so far."""
+        left = f"{spoken_duration(seconds_left)} left" if seconds_left is not None and fraction < 1 else ""
+        words = ", ".join(part for part in (printable(text), left) if part)
+        if self._bars:
+            if step not in self._tasks:
+                self._tasks[step] = self._bars.add_task(step, total=1.0, text="")
+            self._bars.update(self._tasks[step], completed=fraction, text=words)
+        elif fraction >= self._said.get(step, -1) + _LINE_EVERY:
+            self._said[step] = fraction
+            print(f"{step}: {fraction:.0%}{', ' if words else ''}{words}", file=sys.stderr, flush=True)
+
+
+def job_table(answer: dict[str, Any]) -> RenderableType:
+    """The queue as a table."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("JOB", "NAME", "STATE", "DONE", "LEFT", "NOTE"):
+        table.add_column(heading, justify="right" if heading in {"DONE", "LEFT"} else "left", overflow="fold")
+    for job in answer["jobs"]:
+        state = Text(job["state"], style=STATE_STYLES.get(job["state"], "cyan"))
+        table.add_row(job["id"], Text(job["name"]), state, _percent(job), _left(job), Text(note(job)))
+    return Group(headline(answer), table) if answer["jobs"] else headline(answer)
+
+
+def job_lines(answer: dict[str, Any]) -> list[str]:
+    """The queue as lines of tab-separated columns, for pipes."""
+    return [
+        "\t".join([job["id"], job["name"], job["state"], _percent(job), _left(job), note(job)])
+        for job in answer["jobs"]
+    ]
+
+
+def headline(answer: dict[str, Any]) -> Text:
+    """What stands above the queue."""
+    parts = ["the daemon is running" if answer["daemon"] else "no daemon is running"]
+    if answer["paused"]:
+        parts.append("the queue is paused (atenea resume)")
+    if not answer["jobs"]:
+        parts.append("no jobs yet")
+    return Text("; ".join(parts), style="dim")
+
+
+def note(job: dict[str, Any]) -> str:
+    """What else a person wants to know of a job, on one line."""
+    if job["waiting_for"] and job["state"] == "queued":
+        return printable("waits for " + ", ".join(job["waiting_for"]))
+    if job["error"]:
+        again = f"; next attempt at {job['next_attempt']}" if job["next_attempt"] else ""
+        return printable(job["error"]) + again
+    return printable(job["progress"])
+
+
+def _percent(job: dict[str, Any]) -> str:
+    return f"{job['fraction']:.0%}" if job["fraction"] is not None else ""
+
+
+def _left(job: dict[str, Any]) -> str:
+    return spoken_duration(job["seconds_left"]) if job["seconds_left"] is not None else ""

@@ -1,0 +1,132 @@
+"""`atenea run` and `atenea generate`: the daemon in the foreground, and one job without it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import structlog
+import typer
+
+from atenea.cli.app import ConfigOption, app
+from atenea.cli.display import StepDisplay
+from atenea.config import Config, Paths, Watch, load_config
+from atenea.credentials import find_secrets
+from atenea.errors import AteneaError, ExitCode, UsageError
+from atenea.inbox import names
+from atenea.jobfile import JobKeys, StageKeys
+from atenea.logs import configure_logging
+from atenea.submission import submit_file
+
+_AVATAR = "avatar-of-this-command"
+
+
+@app.command()
+def run(
+    config: ConfigOption = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="End when the inbox is empty and every job is finished.")
+    ] = False,
+) -> int:
+    """Run the daemon in the foreground; with --once, print the path of each video."""
+    from atenea.daemon import Daemon  # noqa: PLC0415 - the other commands start faster without it
+
+    settings = load_config(config)
+    secrets = find_secrets(settings.file)
+    configure_logging(secrets.values())
+    daemon = Daemon(settings, secrets, once=once, on_published=typer.echo if once else None)
+    try:
+        return asyncio.run(daemon.run())
+    except AteneaError:
+        raise
+    except Exception:
+        structlog.get_logger().critical("the daemon broke", exc_info=True)
+        raise
+
+
+@app.command()
+def generate(
+    file: Annotated[
+        Path, typer.Option("-i", "--input", metavar="FILE", help="A text, a TOML job file or a job folder.")
+    ],
+    avatar: Annotated[Path | None, typer.Option("-a", "--avatar", help="The picture to animate.")] = None,
+    voice: Annotated[str | None, typer.Option("-v", "--voice", help="The voice, by the tts plugin's names.")] = None,
+    fps: Annotated[int | None, typer.Option("--fps", help="Frames per second.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="num_inference_steps of the render plugin.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="OUT.mp4", help="Replaced if it exists.")
+    ] = None,
+    config: ConfigOption = None,
+) -> int:
+    """Make one video through the same stages, without the daemon."""
+    settings = load_config(config)
+    secrets = find_secrets(settings.file)
+    configure_logging(secrets.values(), level=logging.WARNING)
+    target = output or Path(f"{names.stem(file.name) if file.is_file() else file.name}.mp4")
+    if not target.parent.is_dir():
+        raise UsageError(f"{target.parent}: there is no such folder for the video")
+    with TemporaryDirectory(prefix=".atenea-", dir=target.parent) as folder:
+        private = _private(settings, Path(os.path.abspath(folder)), _overrides(avatar, voice, fps, steps))
+        private.paths.inbox.mkdir()
+        if avatar:
+            _copy_avatar(avatar, private.paths.inbox)
+        submit_file(file, private.paths.inbox)
+        video = _make(private, secrets)
+        os.replace(video, target)
+    typer.echo(target)
+    return ExitCode.DONE
+
+
+def _overrides(avatar: Path | None, voice: str | None, fps: int | None, steps: int | None) -> JobKeys:
+    given = {"fps": fps, "num_inference_steps": steps}
+    render = {key: value for key, value in given.items() if value is not None}
+    return JobKeys(
+        avatar=f"{_AVATAR}{avatar.suffix}" if avatar else None,
+        tts=_stage({"voice": voice} if voice else {}),
+        render=_stage(render),
+    )
+
+
+def _stage(options: dict[str, Any]) -> StageKeys:
+    return StageKeys.model_validate(options)
+
+
+def _private(settings: Config, folder: Path, overrides: JobKeys) -> Config:
+    """The same configuration for one job of its own: nothing shared but the cache, assets, plugins and models."""
+    paths = {**dict(settings.paths), **{name: folder / name for name in ("inbox", "outbox", "state")}}
+    return settings.model_copy(
+        update={
+            "paths": Paths(**paths),
+            "watch": Watch(settle_seconds=0, polling=True, rescan_seconds=1),
+            "retry": settings.retry.model_copy(update={"attempts": min(settings.retry.attempts, 3)}),
+            "limits": settings.limits.model_copy(update={"wait_for_files_seconds": 0}),
+            "overrides": overrides,
+        }
+    )
+
+
+def _copy_avatar(avatar: Path, inbox: Path) -> None:
+    try:
+        shutil.copyfile(avatar, inbox / f"{_AVATAR}{avatar.suffix}")
+    except OSError as error:
+        raise UsageError(f"{avatar}: cannot be read: {error.strerror}") from None
+
+
+def _make(config: Config, secrets: dict[str, str]) -> Path:
+    from atenea.daemon import Daemon  # noqa: PLC0415 - the other commands start faster without it
+
+    videos: list[Path] = []
+    with StepDisplay() as display:
+        daemon = Daemon(config, secrets, once=True, on_published=videos.append, on_progress=display.update)
+        asyncio.run(daemon.run())
+    if videos:
+        return videos[0]
+    answers = list(config.paths.outbox.glob("*.error.txt"))
+    if not answers:
+        raise KeyboardInterrupt
+    raise AteneaError(answers[0].read_text(encoding="utf-8").partition("\n")[0])

@@ -1,0 +1,205 @@
+"""The configuration: where it is found, what may stand in it, and its defaults."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from atenea.errors import ConfigError, MistakesError
+from atenea.jobfile import JobKeys, StageDefaults, only_one, parse_toml
+from atenea.mistakes import Invalid, validated
+
+Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1024)]
+Days = Annotated[float, Field(ge=0, le=36500, allow_inf_nan=False)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Paths(_Table):
+    """Where everything lies; relative paths are relative to the configuration file."""
+
+    inbox: Path = Path("inbox")
+    outbox: Path = Path("outbox")
+    state: Path = Path("state")
+    cache: Path = Path("cache")
+    assets: Path = Path("assets")
+    plugins: Path = Path("plugins")
+    models: Path = Path("models")
+
+    def under(self, base: Path) -> Paths:
+        """The same, absolute."""
+        return Paths(**{name: Path(os.path.abspath(base / path)) for name, path in self})
+
+
+class Watch(_Table):
+    """How the inbox is watched."""
+
+    settle_seconds: Seconds = 1.0
+    """A file is taken when it did not change for so long."""
+    rescan_seconds: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """The inbox is looked through at least so often, whatever the file system's events say."""
+    polling: bool = False
+    """Do without file system events."""
+
+
+class Tts(StageDefaults):
+    """Which plugin speaks."""
+
+    plugin: str = "espeak"
+
+
+class Audio(StageDefaults):
+    """Which plugin makes the 16 kHz WAV."""
+
+    plugin: str = "wav"
+
+
+class Render(StageDefaults):
+    """Which plugin makes the picture speak."""
+
+    plugin: str = "preview"
+
+
+class Post(BaseModel):
+    """Which plugins change the finished video, in order, and their options under their names."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, dict[str, Any]] = Field(init=False)
+
+    plugins: tuple[str, ...] = ()
+
+
+class Outbox(_Table):
+    """What else is written to the outbox."""
+
+    progress_files: bool = False
+    """Keep a NAME.progress.txt while a job runs."""
+
+
+class Workers(_Table):
+    """How many stages run at once, by what they need."""
+
+    cpu: Count = Field(default_factory=lambda: os.cpu_count() or 1)
+    network: Count = 4
+    gpu: Count = 1
+    cancel_seconds: Seconds = 10.0
+    """How long a cancelled stage may take to stop by itself."""
+    idle_seconds: Seconds = 300.0
+    """A worker process with nothing to do ends after so long."""
+
+
+class Retry(_Table):
+    """When a stage that failed for a passing reason is tried again."""
+
+    attempts: Count = 10
+    first_seconds: Seconds = 10.0
+    factor: Annotated[float, Field(ge=1, le=100)] = 3.0
+    max_seconds: Seconds = 1800.0
+    worker_deaths: Count = 3
+    """A job whose workers died so often is set aside as failed."""
+
+
+class Limits(_Table):
+    """What is too much."""
+
+    job_file_bytes: int = Field(1_048_576, ge=1)
+    text_characters: int = Field(200_000, ge=1)
+    file_bytes: int = Field(4 * 1024**3, ge=1)
+    """The largest picture or sound file that a job may name."""
+    picture_pixels: int = Field(100_000_000, ge=1)
+    wait_for_files_seconds: Seconds = 600.0
+    """How long a job waits for files that it names."""
+    silence_seconds: Seconds = 900.0
+    """A stage that neither ends nor reports progress for so long is ended."""
+
+
+class Retention(_Table):
+    """How long the state folder keeps what finished jobs were made from (for `atenea retry`)."""
+
+    done_days: Days = 30.0
+    failed_days: Days = 90.0
+    """Also for cancelled jobs."""
+    history_days: Days = 365.0
+    """How long a finished job stays in the ledger."""
+    max_gigabytes: float = Field(50.0, gt=0)
+    """Of what finished jobs leave behind; the oldest goes first."""
+
+
+class Settings(_Table):
+    """What may stand in `atenea.toml`."""
+
+    paths: Paths = Paths()
+    watch: Watch = Watch()
+    outbox: Outbox = Outbox()
+    tts: Tts = Tts()
+    audio: Audio = Audio()
+    render: Render = Render()
+    post: Post = Post()
+    workers: Workers = Field(default_factory=Workers)
+    retry: Retry = Retry()
+    limits: Limits = Limits()
+    retention: Retention = Retention()
+    presets: dict[str, JobKeys] = Field(default_factory=dict)
+
+    @field_validator("presets")
+    @classmethod
+    def _names_of_folders(cls, presets: dict[str, JobKeys]) -> dict[str, JobKeys]:
+        for name, keys in presets.items():
+            if "/" in name or name.startswith(".") or not name.isprintable():
+                raise ValueError(f"{name!r} cannot be the name of a folder; rename the preset")
+            if len(keys.sources) > 1:
+                raise ValueError(f"{name}: {only_one(keys.sources)}")
+        return presets
+
+
+class Config(Settings):
+    """The settings of a running instance, with absolute paths."""
+
+    file: Path | None = None
+    overrides: JobKeys = JobKeys()
+    """Keys that win over every job's own (of `atenea generate`)."""
+
+    @property
+    def jobs(self) -> Path:
+        """Where the jobs' folders lie."""
+        return self.paths.state / "jobs"
+
+
+def find_config() -> Path | None:
+    """The configuration file by `$ATENEA_CONFIG`, `./etc/atenea.toml` or `/etc/atenea/atenea.toml`, in this order."""
+    named = os.environ.get("ATENEA_CONFIG")
+    if named:
+        return Path(named)
+    return next((path for path in (Path("etc/atenea.toml"), Path("/etc/atenea/atenea.toml")) if path.is_file()), None)
+
+
+def load_config(file: Path | None = None) -> Config:
+    """The configuration from `file`, or from where it is found, or the defaults.
+
+    Raises:
+        ConfigError: it cannot be read or has mistakes; all of them are named.
+    """
+    file = file or find_config()
+    if file is None:
+        settings = Settings()
+        return Config(**{**dict(settings), "paths": settings.paths.under(Path.cwd())})
+    try:
+        table = parse_toml(file.read_bytes(), str(file))
+        settings = validated(Settings, table)
+    except OSError as error:
+        raise ConfigError(str(file), [f"cannot be read: {error.strerror}; see --config"]) from None
+    except Invalid as invalid:
+        raise ConfigError(str(file), invalid.mistakes) from None
+    except MistakesError as error:
+        raise ConfigError(error.subject, error.mistakes) from None
+    base = Path(os.path.abspath(file)).parent
+    paths = settings.paths.under(base)
+    if paths.inbox == paths.outbox:
+        raise ConfigError(str(file), ["paths.outbox: is the inbox too, which would take its own answers for jobs"])
+    return Config(**{**dict(settings), "paths": paths, "file": base / file.name})

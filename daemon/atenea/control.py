@@ -1,0 +1,135 @@
+"""The control socket: one JSON line asks, one JSON line answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from atenea.config import Config
+from atenea.errors import AteneaError, BusyError, ExitCode, UsageError
+from atenea.ledger import Ledger
+from atenea.queue_desk import NotRunning, QueueDesk
+from atenea.state_lock import StateLock
+
+SOCKET = "control.sock"
+LEDGER = "ledger.sqlite3"
+_MOST_BYTES = 1 << 16
+_PATIENCE_SECONDS = 5.0
+
+
+class ControlServer:
+    """Serves a desk on the socket of a state folder."""
+
+    def __init__(self, state: Path, desk: QueueDesk) -> None:
+        self._state = state
+        self._desk = desk
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen; the state folder's lock must be held, so a socket that is there is a dead one."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        with _short_path(self._state) as address:
+            Path(address).unlink(missing_ok=True)
+            listener.bind(address)
+            os.chmod(address, 0o660)
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_MOST_BYTES)
+
+    async def stop(self) -> None:
+        """Stop listening and remove the socket."""
+        if self._server:
+            self._server.close()
+            (self._state / SOCKET).unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                writer.write(json.dumps(self._answer(line)).encode() + b"\n")
+                await writer.drain()
+        except (ConnectionError, ValueError):  # gone, or a line without end
+            pass
+        finally:
+            writer.close()
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+            return {"result": self._desk.answer(request.pop("command"), request)}
+        except AteneaError as error:
+            return {"error": str(error), "exit_code": int(error.exit_code)}
+        except (ValueError, KeyError, AttributeError):
+            return {"error": "not a JSON object with a command", "exit_code": int(ExitCode.USAGE)}
+
+
+def ask(config: Config, command: str, **arguments: Any) -> dict[str, Any]:
+    """Have a command carried out by the daemon, or do it here when no daemon runs.
+
+    Raises:
+        AteneaError: it cannot be done.
+        BusyError: another process holds the state folder, and does not answer.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return _ask_daemon(config.paths.state, command, arguments)
+        except (FileNotFoundError, ConnectionError):
+            pass
+        except TimeoutError:
+            raise BusyError(f"{config.paths.state}: the daemon does not answer; see its log") from None
+        except PermissionError:
+            raise UsageError(
+                f"{config.paths.state / SOCKET}: you may not talk to the daemon; join the group that owns the socket"
+            ) from None
+        try:
+            return _answer_here(config, command, arguments)
+        except BusyError:  # a daemon that is starting, or another command
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _ask_daemon(state: Path, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+        connection.settimeout(_PATIENCE_SECONDS)
+        with _short_path(state) as address:
+            connection.connect(address)
+        connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
+        line = connection.makefile("rb").readline()
+    if not line:
+        raise ConnectionResetError
+    answer = json.loads(line)
+    if "error" in answer:
+        raise _error(answer)
+    result: dict[str, Any] = answer["result"]
+    return result
+
+
+def _error(answer: dict[str, Any]) -> AteneaError:
+    error = AteneaError(answer["error"])
+    error.exit_code = ExitCode(answer["exit_code"])
+    return error
+
+
+def _answer_here(config: Config, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    with StateLock(config.paths.state):
+        ledger = Ledger(config.paths.state / LEDGER)
+        try:
+            return QueueDesk(config, ledger, NotRunning()).answer(command, arguments)
+        finally:
+            ledger.close()
+
+
+@contextmanager
+def _short_path(state: Path) -> Iterator[str]:
+    """The socket's address by way of a descriptor: it may have 107 bytes at most, the folder's path more."""
+    folder = os.open(state, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{SOCKET}"
+    finally:
+        os.close(folder)

@@ -1,0 +1,67 @@
+"""Where secrets come from, and how they are kept out of everything that is written."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from atenea.errors import ConfigError
+
+SECRETS = ("OPENAI_API_KEY",)
+
+
+def find_secrets(config_file: Path | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Each secret from the environment, from systemd's credentials, or from `atenea.env` beside the configuration.
+
+    Raises:
+        ConfigError: others may read `atenea.env`, a line of it is wrong, or one of the files cannot be read.
+    """
+    secrets = _from_env_file(config_file.with_name("atenea.env")) if config_file else {}
+    credentials = environment.get("CREDENTIALS_DIRECTORY")
+    for name in SECRETS:
+        if credentials and (path := Path(credentials) / name.lower()).is_file():
+            secrets[name] = _credential(path)
+        if environment.get(name):
+            secrets[name] = environment[name].strip()
+    return {name: value for name, value in secrets.items() if value}
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """The text with every secret value replaced."""
+    for secret in secrets:
+        text = text.replace(secret, "[secret]")
+    return text
+
+
+def _credential(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from None
+
+
+def _from_env_file(path: Path) -> dict[str, str]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from None
+    # Bytes that are no UTF-8 end up in a value or in a name that is refused.
+    with os.fdopen(descriptor, encoding="utf-8-sig", errors="replace") as file:
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:
+            raise ConfigError(str(path), [f"others may read the secrets in it; run: chmod 600 {path}"])
+        return dict(_assignment(line, number, path) for number, line in enumerate(file, 1) if _means_something(line))
+
+
+def _means_something(line: str) -> bool:
+    return bool(line.strip()) and not line.lstrip().startswith("#")
+
+
+def _assignment(line: str, number: int, path: Path) -> tuple[str, str]:
+    name, equals, value = line.strip().removeprefix("export ").partition("=")
+    if not equals or name.strip() not in SECRETS:
+        raise ConfigError(str(path), [f"line {number}: expected {' or '.join(SECRETS)}=..."])
+    return name.strip(), value.strip().strip("'\"")

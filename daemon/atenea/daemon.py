@@ -1,0 +1,282 @@
+"""The daemon: takes jobs, starts their steps as there is room for them, and answers the commands.
+
+Everything is decided in one thread, by what the ledger says; a few loops wake each other. Slow file work is done in
+threads, everything else in worker processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from atenea.config import Config, load_config
+from atenea.control import LEDGER, ControlServer
+from atenea.errors import ConfigError, ExitCode
+from atenea.executor import Failed, Task
+from atenea.inbox_keeper import InboxKeeper
+from atenea.ledger import Ledger
+from atenea.local_executor import LocalExecutor
+from atenea.progress import Progress
+from atenea.progress_files import ProgressFiles
+from atenea.publisher import Publisher
+from atenea.queue_desk import QueueDesk
+from atenea.retention import clean_up
+from atenea.rows import JobRow
+from atenea.scheduler import choose, free_slots
+from atenea.service import Service
+from atenea.state_lock import StateLock
+from atenea.step_runner import StepRunner
+
+log = structlog.get_logger()
+
+_UNPAUSED = frozenset({"intake", "publish"})
+"""Steps that go on while the queue is paused: mistakes are answered, and what is finished appears."""
+
+_CLEAN_UP_SECONDS = 3600.0
+_STATUS_SECONDS = 2.0
+_FAULT_SECONDS = 5.0
+"""How long a job rests after the daemon itself could not go on with it (a full disk, say)."""
+
+
+class Daemon:
+    """One instance, from start to end.
+
+    Args:
+        once: end when the inbox is empty and every job is finished.
+        on_published: called with each video that appears in the outbox.
+        on_progress: called when a step gets on.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        secrets: dict[str, str],
+        *,
+        once: bool = False,
+        on_published: Callable[[Path], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self._config = config
+        self._secrets = secrets
+        self._once = once
+        self._on_published = on_published
+        self._on_progress = on_progress
+        self._steps: dict[str, tuple[asyncio.Task[None], frozenset[str], Progress]] = {}
+        self._cancelled: set[str] = set()
+        self._resting: dict[str, float] = {}
+        self._began = time.time()
+
+    async def run(self) -> ExitCode:
+        """Work until told to stop, or until all is done if `once`.
+
+        Raises:
+            BusyError: the state folder is in use.
+            AteneaError: the ledger cannot be opened, or a configured plugin or option is wrong.
+        """
+        paths = self._config.paths
+        for folder in (paths.inbox, paths.outbox, self._config.jobs):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._service = Service()
+        with StateLock(paths.state):
+            self._ledger = Ledger(paths.state / LEDGER)
+            try:
+                return await self._run_locked()
+            finally:
+                self._ledger.close()
+
+    async def _run_locked(self) -> ExitCode:
+        paths = self._config.paths
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._executor = LocalExecutor(self._config, self._secrets, paths.state / "workers.lock")
+        self._runner = StepRunner(self._config, self._ledger, self._executor)
+        self._inbox = InboxKeeper(self._config, self._ledger, on_look=self._wake.set)
+        self._progress_files = ProgressFiles(self._config, self._ledger)
+        self._desk = QueueDesk(self._config, self._ledger, self)
+        control = ControlServer(paths.state, self._desk)
+        try:
+            self._ledger.cut_short()
+            await self._executor.start()
+            await self._check_configuration()
+            await asyncio.to_thread(self._recover)
+            await control.start()
+            self._handle_signals()
+            self._service.ready()
+            log.info(
+                "ready", inbox=str(paths.inbox), outbox=str(paths.outbox), config=str(self._config.file or "defaults")
+            )
+            await self._work()
+        finally:
+            self._service.stopping()
+            await control.stop()
+            await self._stop_steps()
+            await self._executor.close()
+            self._progress_files.clear()
+        log.info("stopped")
+        return ExitCode.FAILED if self._once and self._ledger.failed_since(self._began) else ExitCode.DONE
+
+    async def _check_configuration(self) -> None:
+        task = Task(kind="configuration", needs=frozenset({"intake"}))
+        outcome = await self._executor.run(task, lambda _fraction, _text: None)
+        if isinstance(outcome, Failed):
+            log.error("the configured plugins could not be checked", error=outcome.error)
+            return
+        if outcome.result["mistakes"]:
+            raise ConfigError(str(self._config.file or "configuration"), outcome.result["mistakes"])
+        for sentence in outcome.result["broken"]:
+            log.error("a configured plugin is broken; jobs that use it will fail", error=sentence)
+
+    def _recover(self) -> None:
+        Publisher(self._config.paths.outbox, self._ledger).tidy()
+        self._inbox.recover()
+
+    async def _work(self) -> None:
+        loops = [
+            asyncio.create_task(loop()) for loop in (self._inbox.run, self._schedule, self._keep_house, self._tell)
+        ]
+        stop = asyncio.create_task(self._stopping.wait())
+        finished, _ = await asyncio.wait([stop, *loops], return_when=asyncio.FIRST_COMPLETED)
+        for task in (stop, *loops):
+            task.cancel()
+        await asyncio.gather(stop, *loops, return_exceptions=True)
+        for task in finished:
+            task.result()  # a loop that broke ends the daemon, with its traceback
+
+    # Scheduling
+
+    async def _schedule(self) -> None:
+        while not self._all_done():
+            self._wake.clear()
+            for job in self._choose():
+                self._start(job)
+            await self._wait()
+
+    def _choose(self) -> list[JobRow]:
+        now = time.time()
+        capacity = {**self._executor.capacity, "publish": 1}
+        free = free_slots(capacity, (needs for _, needs, _ in self._steps.values()))
+        paused = self._ledger.paused
+        ready = []
+        for needs in self._ledger.wanted_needs():
+            room = min(free.get(need, 0) for need in needs.split(","))
+            if room > 0 and not (paused and needs not in _UNPAUSED):
+                others = len(self._steps) + len(self._resting)
+                ready += self._ledger.ready(needs, now, room + others)
+        self._resting = {job_id: until for job_id, until in self._resting.items() if until > now}
+        return choose((job for job in ready if job.id not in self._steps and job.id not in self._resting), free)
+
+    def _start(self, job: JobRow) -> None:
+        step = self._ledger.steps(job.id)[job.position]
+        progress = Progress.of(step)
+        task = asyncio.create_task(self._carry_out(job, progress))
+        self._steps[job.id] = (task, step.needs, progress)
+
+    async def _carry_out(self, job: JobRow, progress: Progress) -> None:
+        step = self._ledger.steps(job.id)[job.position]
+
+        def on_progress(fraction: float, text: str) -> None:
+            progress.update(fraction, text)
+            if self._on_progress:
+                self._on_progress(progress)
+
+        try:
+            published = await self._runner.run(job, step, on_progress)
+            if self._on_published and ".mp4" in published:
+                self._on_published(published[".mp4"])
+        except asyncio.CancelledError:
+            if job.id not in self._cancelled:
+                raise
+            self._ledger.cancel(job)
+            log.info("job cancelled", job=job.id, name=job.name)
+        except (OSError, sqlite3.Error) as error:
+            self._resting[job.id] = time.time() + _FAULT_SECONDS
+            log.error("the job cannot go on now; it is tried again", job=job.id, name=job.name, error=str(error))
+        finally:
+            self._cancelled.discard(job.id)
+            del self._steps[job.id]
+            self._wake.set()
+
+    async def _wait(self) -> None:
+        now = time.time()
+        times = [*self._resting.values(), *([due] if (due := self._ledger.next_due(now)) else [])]
+        # In bounded naps, because a clock that is set back must not leave a job waiting for the difference.
+        seconds = min([max(moment - now, 0.01) for moment in times], default=_CLEAN_UP_SECONDS)
+        try:
+            await asyncio.wait_for(self._wake.wait(), min(seconds, 60.0))
+        except TimeoutError:
+            pass
+
+    def _all_done(self) -> bool:
+        return self._once and self._inbox.empty and not self._steps and not self._ledger.counts()
+
+    # What else goes on
+
+    async def _keep_house(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(clean_up, self._config, self._ledger, time.time())
+            except (OSError, sqlite3.Error) as error:
+                log.error("cleaning up failed; it is tried again", error=str(error))
+            await asyncio.sleep(_CLEAN_UP_SECONDS)
+
+    async def _tell(self) -> None:
+        while True:
+            running = {job_id: progress for job_id, (_, _, progress) in self._steps.items()}
+            self._progress_files.update(running)
+            self._service.status(self._status_line(running))
+            await asyncio.sleep(_STATUS_SECONDS)
+
+    def _status_line(self, running: dict[str, Progress]) -> str:
+        counts = self._ledger.counts()
+        waiting = sum(counts.values()) - len(running)
+        stages = [f"{p.plugin or p.stage} {p.fraction:.0%}" for p in running.values()]
+        return f"{', '.join(stages) or 'idle'}; {waiting} waiting{', paused' if self._ledger.paused else ''}"
+
+    # What the commands want to know and have done
+
+    def progress(self, job_id: str) -> Progress | None:
+        """How far the job's running step is; None when no step of it runs."""
+        return self._steps[job_id][2] if job_id in self._steps else None
+
+    def stop_step(self, job_id: str) -> None:
+        """Cancel the job's running step, and then the job."""
+        self._cancelled.add(job_id)
+        self._steps[job_id][0].cancel()
+
+    def wake(self) -> None:
+        """Look at the inbox and the ledger now."""
+        self._inbox.look()
+        self._wake.set()
+
+    def status(self) -> dict[str, Any]:
+        """What else `atenea jobs` says above its list."""
+        return {"daemon": True}
+
+    # Signals and the end
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _reload(self) -> None:
+        try:
+            config = load_config(self._config.file) if self._config.file else self._config
+        except ConfigError as error:
+            log.error("the configuration is not reloaded", error=str(error))
+            return
+        self._executor.reload(config)
+
+    async def _stop_steps(self) -> None:
+        tasks = [task for task, _, _ in self._steps.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,208 @@
+"""What people write: the keys of a job file or a preset, and how they become the settings of each stage.
+
+Pure functions over bytes and tables; `intake` does the reading and copying around them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tomli
+from pydantic import BaseModel, ConfigDict, Field
+
+from atenea.errors import MistakesError
+from atenea.job import StageSettings
+from atenea.mistakes import Invalid, validated
+
+FILE_KEYS = ("text_file", "audio_file", "avatar")
+_SOURCE_KEYS = ("text", "text_file", "audio_file")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+
+class StageKeys(BaseModel):
+    """A stage's table in a job file: the plugin, and beside it that plugin's options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    plugin: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The other keys of the table."""
+        return dict(self.model_extra or {})
+
+
+class PostKeys(BaseModel):
+    """The table of the post stages in a job file: which, in order, and a table of options for each."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, dict[str, Any]] = Field(init=False)
+
+    plugins: tuple[str, ...] | None = None
+
+    def options(self, plugin: str) -> dict[str, Any]:
+        """The options of one plugin."""
+        return dict((self.__pydantic_extra__ or {}).get(plugin, {}))
+
+
+class JobKeys(BaseModel):
+    """Everything that may stand in a job file or a preset."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: str | None = None
+    text_file: str | None = None
+    audio_file: str | None = None
+    avatar: str | None = None
+    priority: int | None = Field(None, ge=-1_000_000, le=1_000_000)
+    tts: StageKeys = StageKeys()
+    audio: StageKeys = StageKeys()
+    render: StageKeys = StageKeys()
+    post: PostKeys = PostKeys()
+
+    def stage(self, name: str) -> StageKeys:
+        """The table of tts, audio or render."""
+        table: StageKeys = getattr(self, name)
+        return table
+
+    @property
+    def sources(self) -> list[str]:
+        """The keys that say what is to be heard; one at most makes sense."""
+        return [key for key in _SOURCE_KEYS if getattr(self, key) is not None]
+
+    @property
+    def has_source(self) -> bool:
+        """Whether the keys say what is to be heard."""
+        return bool(self.sources)
+
+
+class StageDefaults(BaseModel):
+    """A stage's table in the configuration: the plugin, and a table of options under each plugin's name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, dict[str, Any]] = Field(init=False)
+
+    plugin: str
+
+    def options(self, plugin: str) -> dict[str, Any]:
+        """The options of one plugin."""
+        return dict((self.__pydantic_extra__ or {}).get(plugin, {}))
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """The text of a UTF-8 file, its line ends and control characters made harmless.
+
+    Raises:
+        MistakesError: the bytes are no UTF-8 text, or there is nothing to speak in it.
+    """
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise MistakesError(name, ["is UTF-16; save it as UTF-8"])
+    if b"\x00" in data:
+        raise MistakesError(name, ["holds NUL bytes, so it is no text; save it as UTF-8 text"])
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MistakesError(name, [_not_utf8(error)]) from None
+    return spoken_text(text, name)
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    # Its object is the data without the byte order mark, which its position does not count either.
+    line = error.object.count(b"\n", 0, error.start) + 1
+    return f"line {line} is not UTF-8 (byte {error.object[error.start]:#04x}); save it as UTF-8"
+
+
+def spoken_text(text: str, name: str) -> str:
+    """The text with plain line ends and without control characters.
+
+    Raises:
+        MistakesError: nothing is left to speak.
+    """
+    text = _CONTROL.sub(" ", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+    if not text:
+        raise MistakesError(name, ["has no text in it; write what is to be spoken"])
+    return text
+
+
+def parse_job_toml(data: bytes, name: str) -> JobKeys:
+    """The keys of a TOML job file.
+
+    Raises:
+        MistakesError: with all mistakes at once.
+    """
+    table = parse_toml(data, name)
+    mistakes = []
+    try:
+        keys = validated(JobKeys, table)
+    except Invalid as invalid:
+        mistakes = invalid.mistakes
+    given = [key for key in _SOURCE_KEYS if key in table]
+    if len(given) > 1:
+        mistakes.append(only_one(given))
+    if mistakes:
+        raise MistakesError(name, mistakes)
+    return keys
+
+
+def only_one(sources: Sequence[str]) -> str:
+    """The sentence about more than one source."""
+    return f"{' and '.join(sources)}: only one of them can be spoken; leave one"
+
+
+def parse_toml(data: bytes, name: str) -> dict[str, Any]:
+    """A TOML file's tables.
+
+    Raises:
+        MistakesError: naming the line and column.
+    """
+    try:
+        return tomli.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise MistakesError(name, [_not_utf8(error)]) from None
+    except tomli.TOMLDecodeError as error:
+        raise MistakesError(name, [f"is not valid TOML: {error}"]) from None
+    except RecursionError:
+        raise MistakesError(name, ["is nested too deeply"]) from None
+    except ValueError:  # which Python raises for a number of thousands of digits
+        raise MistakesError(name, ["holds a number with too many digits"]) from None
+
+
+def stage_settings(stage: str, layers: Sequence[JobKeys], defaults: StageDefaults) -> StageSettings:
+    """Which plugin serves tts, audio or render, and with which options.
+
+    `layers` go from the strongest (the job) to the weakest (its preset). Options that a weaker layer or the
+    configuration gives to another plugin than the chosen one do not count.
+    """
+    chosen = [layer.stage(stage).plugin for layer in layers] + [defaults.plugin]
+    plugin = next(name for name in chosen if name is not None)
+    options = defaults.options(plugin)
+    for position in reversed(range(len(layers))):
+        meant = next(name for name in chosen[position:] if name is not None)
+        if meant == plugin:
+            options |= layers[position].stage(stage).options
+    return StageSettings(plugin=plugin, options=options)
+
+
+def post_settings(
+    layers: Sequence[JobKeys], plugins: Sequence[str], tables: Mapping[str, Mapping[str, Any]]
+) -> tuple[StageSettings, ...]:
+    """The post stages in their order; `plugins` and `tables` are the configuration's."""
+    chosen = next((layer.post.plugins for layer in layers if layer.post.plugins is not None), tuple(plugins))
+    return tuple(StageSettings(plugin=name, options=_post_options(name, layers, tables)) for name in chosen)
+
+
+def _post_options(name: str, layers: Sequence[JobKeys], tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    options = dict(tables.get(name, {}))
+    for layer in reversed(layers):
+        options |= layer.post.options(name)
+    return options
+
+
+def unused_post_tables(keys: JobKeys, stages: Sequence[StageSettings]) -> Iterator[str]:
+    """A sentence for each table of options whose plugin is not among the post stages."""
+    used = {stage.plugin for stage in stages}
+    for name in keys.post.model_extra or {}:
+        if name not in used:
+            yield f"post.{name}: is no plugin of this job; list it in post.plugins, or remove the table"

@@ -1,0 +1,473 @@
+"""The only memory: jobs, their steps and every attempt at one, in SQLite.
+
+One process writes at a time (the daemon, or a command that holds its lock). Each public method that changes something
+is one transaction, durable when it returns.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from atenea.errors import AteneaError, UsageError
+from atenea.inbox.taking import TakenRow
+from atenea.migrations import MIGRATIONS
+from atenea.naming import safe_stem
+from atenea.rows import INTAKE, PUBLISH, AttemptRow, JobRow, Step, StepRow, join_needs, split_needs
+
+_DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
+_ACTIVE = "state NOT IN ('done', 'failed', 'cancelled')"
+
+
+class Ledger:
+    """Open ledger of a state folder; safe to call from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+            self._set_up()
+        except sqlite3.Error as error:
+            raise AteneaError(f"{path}: the ledger cannot be opened: {error}") from None
+
+    def _set_up(self) -> None:
+        self._db.row_factory = sqlite3.Row
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        self._migrate()
+        self._last_id = self._value("SELECT max(id) FROM jobs") or ""
+
+    def close(self) -> None:
+        """Close the database; the ledger cannot be used after."""
+        with self._lock:
+            self._db.close()
+
+    # Taking jobs (see atenea.inbox.taking)
+
+    def new_ids(self, count: int) -> list[str]:
+        """Ids that sort by time, whatever the clock does."""
+        with self._lock:
+            moment = time.time_ns() // 1000
+            ids = []
+            for _ in range(count):
+                self._last_id = max(_base32(moment), _successor(self._last_id))
+                ids.append(self._last_id)
+            return ids
+
+    def add_taken(self, rows: Sequence[TakenRow]) -> None:
+        """Enter jobs that were taken from the inbox."""
+        with self._transaction() as db:
+            for row in rows:
+                self._add(db, row)
+
+    def _add(self, db: sqlite3.Connection, row: TakenRow) -> None:
+        db.execute(
+            "INSERT INTO jobs (id, name, state, preset, needs, created, relative, source, fingerprint, refusal,"
+            " copied) VALUES (?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                row.job_id,
+                safe_stem(row.name),
+                row.preset,
+                join_needs(INTAKE.needs),
+                time.time(),
+                json.dumps(row.relative),
+                json.dumps(row.source),
+                row.fingerprint,
+                row.refusal,
+                row.copied,
+            ),
+        )
+        _insert_steps(db, row.job_id, 0, [INTAKE])
+
+    def knows(self, job_id: str) -> bool:
+        """Whether there is such a job."""
+        return self._value("SELECT 1 FROM jobs WHERE id = ?", job_id) is not None
+
+    def unfinished_copies(self) -> list[TakenRow]:
+        """Jobs taken by copy whose originals may still lie in the inbox."""
+        return [
+            TakenRow(
+                job_id=row["id"],
+                relative=json.loads(row["relative"]),
+                preset=row["preset"],
+                name=row["name"],
+                fingerprint=row["fingerprint"],
+                copied=True,
+                source=json.loads(row["source"]),
+            )
+            for row in self._rows("SELECT * FROM jobs WHERE copied = 1")
+        ]
+
+    def copy_finished(self, job_id: str) -> None:
+        """The inbox no longer holds the original of this job."""
+        with self._transaction() as db:
+            db.execute("UPDATE jobs SET copied = 0 WHERE id = ?", (job_id,))
+
+    # Reading
+
+    def job(self, job_id: str) -> JobRow | None:
+        """The job with this id."""
+        return next(iter(self._jobs("WHERE id = ?", job_id)), None)
+
+    def find(self, reference: str) -> JobRow | None:
+        """The job with this id, or else the newest with this name."""
+        name = safe_stem(reference)
+        return self.job(name) or next(iter(self._jobs("WHERE name = ? ORDER BY id DESC LIMIT 1", name)), None)
+
+    def taken_from(self, device: int, inode: int) -> JobRow | None:
+        """The newest job that was this file in the inbox."""
+        where = "WHERE source ->> 'device' = ? AND source ->> 'inode' = ? ORDER BY id DESC LIMIT 1"
+        return next(iter(self._jobs(where, device, inode)), None)
+
+    def active(self) -> list[JobRow]:
+        """Jobs that are not finished, in the order in which they are served."""
+        return self._jobs(f"WHERE {_ACTIVE} ORDER BY priority DESC, id")
+
+    def finished(self, limit: int) -> list[JobRow]:
+        """The jobs that finished last, the latest first."""
+        return self._jobs("WHERE finished IS NOT NULL ORDER BY finished DESC LIMIT ?", limit)
+
+    def ready(self, needs: str, now: float, limit: int) -> list[JobRow]:
+        """Jobs whose next step needs just this and may start, in the order in which they are served."""
+        where = "WHERE needs = ? AND not_before <= ? ORDER BY priority DESC, id LIMIT ?"
+        return self._jobs(where, needs, now, limit)
+
+    def wanted_needs(self) -> list[str]:
+        """The different needs of all jobs' next steps."""
+        return [row["needs"] for row in self._rows("SELECT DISTINCT needs FROM jobs WHERE needs IS NOT NULL")]
+
+    def next_due(self, now: float) -> float | None:
+        """When the first of the jobs that wait for a time may go on."""
+        due = self._value("SELECT min(not_before) FROM jobs WHERE needs IS NOT NULL AND not_before > ?", now)
+        return None if due is None else float(due)
+
+    def steps(self, job_id: str) -> list[StepRow]:
+        """A job's steps, in order."""
+        rows = self._rows("SELECT * FROM steps WHERE job_id = ? ORDER BY position", job_id)
+        return [
+            StepRow(
+                stage=row["stage"],
+                plugin=row["plugin"],
+                needs=split_needs(row["needs"]),
+                options=json.loads(row["options"]),
+                position=row["position"],
+                failures=row["failures"],
+                seconds=row["seconds"],
+                result=json.loads(row["result"]) if row["result"] is not None else None,
+            )
+            for row in rows
+        ]
+
+    def attempts(self, job_id: str) -> list[AttemptRow]:
+        """Every attempt at a step of a job, in order."""
+        rows = self._rows("SELECT * FROM attempts WHERE job_id = ? ORDER BY id", job_id)
+        return [AttemptRow(**{name: row[name] for name in AttemptRow.__dataclass_fields__}) for row in rows]
+
+    def counts(self) -> dict[str, int]:
+        """How many unfinished jobs are in each state."""
+        rows = self._rows(f"SELECT state, count(*) AS number FROM jobs WHERE {_ACTIVE} GROUP BY state")  # noqa: S608
+        return {row["state"]: row["number"] for row in rows}
+
+    def failed_since(self, moment: float) -> int:
+        """How many jobs failed since then."""
+        return int(self._value("SELECT count(*) FROM jobs WHERE state = 'failed' AND finished >= ?", moment) or 0)
+
+    @property
+    def paused(self) -> bool:
+        """Whether no new step is to start."""
+        return bool(self._value("SELECT value FROM settings WHERE name = 'paused'") == "yes")
+
+    # What happens to a job
+
+    def begin(self, job: JobRow, step: StepRow) -> int:
+        """A step starts; the id of the attempt. One that the job has left open was cut short."""
+        now = time.time()
+        with self._transaction() as db:
+            _cut_short(db, "job_id = ?", now, job.id)
+            db.execute(
+                "UPDATE jobs SET state = ?, started = coalesce(started, ?) WHERE id = ?", (step.state, now, job.id)
+            )
+            cursor = db.execute(
+                "INSERT INTO attempts (job_id, stage, plugin, started) VALUES (?, ?, ?, ?)",
+                (job.id, step.stage, step.plugin, now),
+            )
+            return int(cursor.lastrowid or 0)
+
+    def complete(self, attempt: int, job: JobRow, step: StepRow, result: Mapping[str, Any]) -> None:
+        """A step is done; the next one may start."""
+        with self._transaction() as db:
+            seconds = _end(db, attempt, "done")
+            db.execute(
+                "UPDATE steps SET result = ?, seconds = ? WHERE job_id = ? AND position = ?",
+                (json.dumps(result), seconds, job.id, step.position),
+            )
+            _go_on(db, job.id)
+
+    def plan(
+        self, attempt: int, job: JobRow, *, steps: Sequence[Step], result: Mapping[str, Any], priority: int
+    ) -> None:
+        """Intake is done: these are the steps. What an earlier plan has done already is kept where it is the same."""
+        content = json.dumps(result, sort_keys=True)
+        kept = _unchanged(self.steps(job.id)[1:], steps) if job.content == content else 0
+        with self._transaction() as db:
+            seconds = _end(db, attempt, "done")
+            db.execute("DELETE FROM steps WHERE job_id = ? AND position > ?", (job.id, kept))
+            db.execute(
+                "UPDATE steps SET result = ?, seconds = ? WHERE job_id = ? AND position = 0", (content, seconds, job.id)
+            )
+            _insert_steps(db, job.id, kept + 1, steps[kept:])
+            # What was about to be published is so still if nothing is left to do but that.
+            db.execute(
+                "UPDATE jobs SET content = ?, priority = ?, waiting = NULL, publishing = iif(?, publishing, NULL)"
+                " WHERE id = ?",
+                (content, priority, kept == len(steps) - 1, job.id),
+            )
+            _go_on(db, job.id)
+
+    def put_off(self, attempt: int, job: JobRow, *, until: float, waiting: Mapping[str, Any]) -> None:
+        """Intake must wait for files that are missing or still change; that counts as no attempt."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM attempts WHERE id = ?", (attempt,))
+            db.execute("UPDATE jobs SET not_before = ?, waiting = ? WHERE id = ?", (until, json.dumps(waiting), job.id))
+
+    def start_over(self, job: JobRow, *, fingerprint: str, until: float) -> None:
+        """The original changed after it was taken: read it again, not before `until`."""
+        with self._transaction() as db:
+            db.execute("UPDATE steps SET result = NULL WHERE job_id = ? AND position = 0", (job.id,))
+            db.execute(
+                "UPDATE jobs SET state = 'queued', position = 0, needs = ?, not_before = ?, fingerprint = ?"
+                " WHERE id = ?",
+                (join_needs(INTAKE.needs), until, fingerprint, job.id),
+            )
+
+    def try_again(self, attempt: int, job: JobRow, step: StepRow, *, error: str, until: float, died: bool) -> None:
+        """A step failed for a passing reason."""
+        with self._transaction() as db:
+            _end(db, attempt, "died" if died else "transient", error)
+            db.execute(
+                "UPDATE steps SET failures = failures + 1 WHERE job_id = ? AND position = ?", (job.id, step.position)
+            )
+            db.execute(
+                "UPDATE jobs SET not_before = ?, error = ?, deaths = deaths + ? WHERE id = ?",
+                (until, _storable(error), died, job.id),
+            )
+
+    def give_up(self, attempt: int, job: JobRow, *, error: str, details: str, died: bool) -> None:
+        """A step failed for good: what remains is to say so in the outbox."""
+        with self._transaction() as db:
+            _end(db, attempt, "died" if died else "permanent", error)
+            db.execute("DELETE FROM steps WHERE job_id = ? AND stage = 'publish'", (job.id,))
+            position = db.execute("SELECT max(position) + 1 FROM steps WHERE job_id = ?", (job.id,)).fetchone()[0]
+            _insert_steps(db, job.id, position, [PUBLISH])
+            db.execute(
+                "UPDATE jobs SET error = ?, details = ?, deaths = deaths + ?, position = ?, needs = ?, not_before = 0,"
+                " waiting = NULL, publishing = NULL WHERE id = ?",
+                (_storable(error), _storable(details), died, position, join_needs(PUBLISH.needs), job.id),
+            )
+
+    def choose_stem(self, job: JobRow, stem: str) -> None:
+        """The stem of all of the job's files in the outbox."""
+        with self._transaction() as db:
+            db.execute("UPDATE jobs SET stem = ? WHERE id = ?", (stem, job.id))
+
+    def publish(self, job: JobRow, *, stem: str, hashes: Mapping[str, str]) -> None:
+        """The files with these hashes are about to appear in the outbox."""
+        with self._transaction() as db:
+            db.execute("UPDATE jobs SET stem = ?, publishing = ? WHERE id = ?", (stem, json.dumps(hashes), job.id))
+
+    def finish(self, attempt: int, job: JobRow, state: str) -> None:
+        """What was to be published is in the outbox."""
+        with self._transaction() as db:
+            _end(db, attempt, "done")
+            db.execute(
+                "UPDATE jobs SET state = ?, finished = ?, needs = NULL, not_before = 0, outputs = publishing,"
+                " publishing = NULL, error = iif(? = 'done', NULL, error) WHERE id = ?",
+                (state, time.time(), state, job.id),
+            )
+
+    def cut_short(self) -> None:
+        """Attempts that nobody carries on (of a daemon that is gone) are closed; they do not count."""
+        with self._transaction() as db:
+            _cut_short(db, "TRUE", time.time())
+
+    # What people ask for
+
+    def cancel(self, job: JobRow) -> None:
+        """Cancel a job that is not running.
+
+        Raises:
+            UsageError: it is finished already.
+        """
+        if job.is_final:
+            raise UsageError(f"{job.name} ({job.id}) is {job.state} already; there is nothing to cancel")
+        with self._transaction() as db:
+            now = time.time()
+            db.execute(
+                "UPDATE attempts SET ended = ?, outcome = 'cancelled' WHERE job_id = ? AND ended IS NULL", (now, job.id)
+            )
+            db.execute(
+                "UPDATE jobs SET state = 'cancelled', finished = ?, needs = NULL, not_before = 0, waiting = NULL"
+                " WHERE id = ?",
+                (now, job.id),
+            )
+
+    def retry(self, job: JobRow) -> None:
+        """Put a failed or cancelled job back into the queue; what it has done already is kept.
+
+        Raises:
+            UsageError: it did not fail, or its original is not kept any more.
+        """
+        if job.state not in {"failed", "cancelled"}:
+            raise UsageError(f"{job.name} ({job.id}) is {job.state}; only failed and cancelled jobs can be tried again")
+        if job.cleaned:
+            raise UsageError(
+                f"{job.name} ({job.id}) is too old: its original is not kept any more; drop the file again"
+            )
+        with self._transaction() as db:
+            db.execute("UPDATE steps SET failures = 0 WHERE job_id = ?", (job.id,))
+            db.execute("UPDATE steps SET result = NULL WHERE job_id = ? AND position = 0", (job.id,))
+            db.execute(
+                "UPDATE jobs SET state = 'queued', finished = NULL, position = 0, needs = ?, not_before = 0,"
+                " deaths = 0, error = NULL, details = NULL, waiting = NULL WHERE id = ?",
+                (join_needs(INTAKE.needs), job.id),
+            )
+
+    def pause(self, paused: bool) -> None:
+        """Start no new steps, or start them again; remembered over restarts."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO settings VALUES ('paused', ?)", ("yes" if paused else "no",))
+
+    # Forgetting (see atenea.retention)
+
+    def uncleaned(self) -> list[JobRow]:
+        """Finished jobs whose folders still exist, the oldest first."""
+        return self._jobs("WHERE cleaned = 0 AND finished IS NOT NULL ORDER BY finished")
+
+    def cleaned(self, job_ids: Sequence[str]) -> list[str]:
+        """The folders of these jobs are about to go; those that are finished still, and were not put back meanwhile."""
+        update = "UPDATE jobs SET cleaned = 1 WHERE id = ? AND finished IS NOT NULL"
+        with self._transaction() as db:
+            return [job_id for job_id in job_ids if db.execute(update, (job_id,)).rowcount]
+
+    def forgettable(self, before: float) -> list[str]:
+        """Jobs that finished before that time and whose folders are gone."""
+        return [row["id"] for row in self._rows("SELECT id FROM jobs WHERE cleaned = 1 AND finished < ?", before)]
+
+    def forget(self, job_ids: Sequence[str]) -> None:
+        """Delete these jobs."""
+        with self._transaction() as db:
+            db.executemany("DELETE FROM jobs WHERE id = ?", [(job_id,) for job_id in job_ids])
+
+    # The database
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk, for one, has ended it already
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    def _value(self, query: str, *values: Any) -> Any:
+        rows = self._rows(query, *values)
+        return rows[0][0] if rows else None
+
+    def _jobs(self, where: str, *values: Any) -> list[JobRow]:
+        return [JobRow.of(dict(row)) for row in self._rows(f"SELECT * FROM jobs {where}", *values)]  # noqa: S608 - our own text
+
+    def _migrate(self) -> None:
+        version = int(self._value("PRAGMA user_version"))
+        if version > len(MIGRATIONS):
+            raise AteneaError(
+                f"{self._path}: was written by a newer atenea (version {version} of the ledger, this one knows"
+                f" {len(MIGRATIONS)}); install that version again"
+            )
+        if 0 < version < len(MIGRATIONS):
+            self._back_up(version)
+        for number in range(version, len(MIGRATIONS)):
+            self._db.executescript(
+                f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;"
+            )
+
+    def _back_up(self, version: int) -> None:
+        copy = sqlite3.connect(self._path.with_name(f"{self._path.name}.version-{version}"))
+        try:
+            self._db.backup(copy)
+        finally:
+            copy.close()
+
+
+def _storable(text: str) -> str:
+    """The text as UTF-8 can hold it: names of files may have other bytes in them, as surrogates."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _base32(number: int) -> str:
+    return "".join(_DIGITS[number >> shift & 31] for shift in range(50, -1, -5))
+
+
+def _successor(job_id: str) -> str:
+    number = 0
+    for digit in job_id:
+        number = number << 5 | _DIGITS.index(digit)
+    return _base32(number + 1)
+
+
+def _insert_steps(db: sqlite3.Connection, job_id: str, first: int, steps: Sequence[Step]) -> None:
+    db.executemany(
+        "INSERT INTO steps (job_id, position, stage, plugin, needs, options) VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (job_id, position, step.stage, step.plugin, join_needs(step.needs), json.dumps(dict(step.options)))
+            for position, step in enumerate(steps, first)
+        ],
+    )
+
+
+def _end(db: sqlite3.Connection, attempt: int, outcome: str, error: str | None = None) -> float:
+    """Close an attempt; how many seconds it took."""
+    now = time.time()
+    values = (now, outcome, None if error is None else _storable(error), attempt)
+    db.execute("UPDATE attempts SET ended = ?, outcome = ?, error = ? WHERE id = ?", values)
+    started = db.execute("SELECT started FROM attempts WHERE id = ?", (attempt,)).fetchone()[0]
+    return max(0.0, now - float(started))
+
+
+def _cut_short(db: sqlite3.Connection, where: str, now: float, *values: str) -> None:
+    update = "UPDATE attempts SET ended = ?, outcome = 'cut short' WHERE ended IS NULL AND "
+    db.execute(update + where, (now, *values))
+
+
+def _go_on(db: sqlite3.Connection, job_id: str) -> None:
+    """Make the first step that is not done the next one."""
+    db.execute(
+        "UPDATE jobs SET (position, needs) = (SELECT position, needs FROM steps WHERE job_id = jobs.id"
+        " AND result IS NULL ORDER BY position LIMIT 1), not_before = 0, error = NULL WHERE id = ?",
+        (job_id,),
+    )
+
+
+def _unchanged(old: Sequence[StepRow], new: Sequence[Step]) -> int:
+    """How many steps of an earlier plan are done and the same in the new one, from the first on."""
+    count = 0
+    for before, after in zip(old, new, strict=False):
+        same = (before.stage, before.plugin, dict(before.options)) == (after.stage, after.plugin, dict(after.options))
+        if not same or before.result is None:
+            break
+        count += 1
+    return count

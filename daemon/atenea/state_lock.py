@@ -1,0 +1,43 @@
+"""One process at a time owns a state folder: the daemon, or a command while no daemon runs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+from atenea.errors import BusyError
+
+
+class StateLock:
+    """Holds the lock of a state folder, which ends with the process at the latest. A context manager.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self._path = state / "daemon.lock"
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> StateLock:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 32).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise BusyError(f"{self._path.parent}: in use by another atenea (process {owner or 'unknown'})") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,218 @@
+"""Carries out the next step of a job and enters in the ledger what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from atenea import durable
+from atenea.config import Config
+from atenea.executor import Done, Executor, Failed, ProgressCallback, Task
+from atenea.inbox.readings import NOTHING, fingerprint
+from atenea.ledger import Ledger
+from atenea.publisher import Publisher
+from atenea.report import build_error, build_report, write_json
+from atenea.retention import drop_work
+from atenea.rows import JobRow, Step, StepRow, split_needs
+from atenea.scheduler import may_try_again, retry_delay
+
+log = structlog.get_logger()
+
+_ARTIFACT = {"tts": "speech", "audio": "wav", "render": "video", "mux": "video", "post": "video"}
+
+
+class StepRunner:
+    """Runs steps with an executor; several at once, but one per job."""
+
+    def __init__(self, config: Config, ledger: Ledger, executor: Executor) -> None:
+        self.config = config
+        self._ledger = ledger
+        self._executor = executor
+        self._publisher = Publisher(config.paths.outbox, ledger)
+        self._publishing = asyncio.Lock()
+
+    async def run(self, job: JobRow, step: StepRow, on_progress: ProgressCallback) -> dict[str, Path]:
+        """Run one step to its end; the files that it brought into the outbox.
+
+        A job that fails is no exception: the ledger knows. Cancelling this ends the step.
+        """
+        if step.stage == "publish":
+            return await self._publish(job, step)
+        if step.stage == "intake":
+            await self._read(job, step, on_progress)
+        elif not await self._changed_again(job, step):
+            await self._serve(job, step, on_progress)
+        return {}
+
+    # Intake
+
+    async def _read(self, job: JobRow, step: StepRow, on_progress: ProgressCallback) -> None:
+        if await self._changed(job):
+            return
+        attempt = self._ledger.begin(job, step)
+        if job.refusal:
+            self._failed(attempt, job, step, Failed(job.refusal))
+            return
+        arguments = {"relative": job.relative, "preset": job.preset, "previous": dict(job.waiting)}
+        outcome = await self._executor.run(self._task(job, step, arguments=arguments), on_progress)
+        if isinstance(outcome, Failed):
+            self._failed(attempt, job, step, outcome)
+        elif "waiting" in outcome.result:
+            self._wait(attempt, job, outcome.result["waiting"])
+        else:
+            self._plan(attempt, job, outcome)
+
+    def _plan(self, attempt: int, job: JobRow, outcome: Done) -> None:
+        plan = outcome.result
+        steps = [Step(**{**step, "needs": split_needs(step["needs"])}) for step in plan["steps"]]
+        self._ledger.plan(attempt, job, steps=steps, result={"inputs": plan["inputs"]}, priority=plan["priority"])
+        log.info("job accepted", job=job.id, name=job.name, stages=[s.plugin or s.stage for s in steps])
+
+    def _wait(self, attempt: int, job: JobRow, waiting: Mapping[str, Any]) -> None:
+        limit = self.config.limits.wait_for_files_seconds
+        if time.time() - job.created > limit:
+            names = " and ".join(waiting)
+            error = (
+                f"{job.relative}: {names} did not arrive within {limit:g} seconds;"
+                " put it beside the job file or into the assets folder, then: atenea retry"
+            )
+            self._ledger.give_up(attempt, job, error=error, details="", died=False)
+            return
+        arriving = any(waiting.values())
+        pause = self.config.watch.settle_seconds if arriving else self.config.watch.rescan_seconds
+        self._ledger.put_off(attempt, job, until=time.time() + pause, waiting=waiting)
+        if not job.waiting:
+            log.info("job waits for files", job=job.id, name=job.name, files=list(waiting))
+
+    async def _changed_again(self, job: JobRow, step: StepRow) -> bool:
+        """Before the first stage: whether the original is not what intake has read."""
+        return step.position == 1 and await self._changed(job)
+
+    async def _changed(self, job: JobRow) -> bool:
+        """Whether an upload went on after its file was taken; then the job waits until it settles, and starts over."""
+        original = self._folder(job) / "original"
+        try:
+            now = await asyncio.to_thread(fingerprint, original, job.relative)
+        except FileNotFoundError:
+            now = NOTHING
+        if now == job.fingerprint:
+            return False
+        if now == NOTHING:
+            self._give_up_lost(job)
+            return True
+        self._ledger.start_over(job, fingerprint=now, until=time.time() + self.config.watch.settle_seconds)
+        log.warning("the file changed after it was taken; the job starts over", job=job.id, name=job.name)
+        return True
+
+    def _give_up_lost(self, job: JobRow) -> None:
+        attempt = self._ledger.begin(job, self._ledger.steps(job.id)[0])
+        folder = self._folder(job)
+        self._ledger.give_up(attempt, job, error=f"{folder}: somebody removed the original", details="", died=False)
+
+    # Stages
+
+    async def _serve(self, job: JobRow, step: StepRow, on_progress: ProgressCallback) -> None:
+        attempt = self._ledger.begin(job, step)
+        log.info("stage started", job=job.id, name=job.name, stage=step.stage, plugin=step.plugin)
+        outcome = await self._executor.run(self._task(job, step), on_progress)
+        if isinstance(outcome, Failed):
+            self._failed(attempt, job, step, outcome)
+        else:
+            self._ledger.complete(attempt, job, step, outcome.result)
+
+    def _task(self, job: JobRow, step: StepRow, *, arguments: Mapping[str, Any] | None = None) -> Task:
+        return Task(
+            kind=step.stage if step.stage in {"intake", "mux"} else "stage",  # type: ignore[arg-type]
+            needs=step.needs,
+            job_id=job.id,
+            folder=str(self._folder(job)),
+            stage=step.stage,
+            plugin=step.plugin,
+            workdir=step.workdir,
+            options=step.options,
+            artifacts=_artifacts(self._ledger.steps(job.id)[: step.position]),
+            arguments=arguments or {},
+        )
+
+    def _failed(self, attempt: int, job: JobRow, step: StepRow, outcome: Failed) -> None:
+        retry = self.config.retry
+        deaths = job.deaths + outcome.worker_died
+        failures = step.failures + 1
+        facts = {"job": job.id, "name": job.name, "stage": step.stage, "plugin": step.plugin, "error": outcome.error}
+        if outcome.transient and may_try_again(failures, deaths, retry):
+            delay = retry_delay(step.failures, retry, outcome.retry_after)
+            until = time.time() + delay
+            self._ledger.try_again(attempt, job, step, error=outcome.error, until=until, died=outcome.worker_died)
+            log.warning("stage failed; it will be tried again", **facts, seconds=round(delay, 1))
+            return
+        error = outcome.error
+        if outcome.transient:
+            error += f" (given up after {failures} attempts)"
+        self._ledger.give_up(attempt, job, error=error, details=outcome.details, died=outcome.worker_died)
+        log.error("job failed", **facts)
+
+    # Publishing
+
+    async def _publish(self, job: JobRow, step: StepRow) -> dict[str, Path]:
+        async with self._publishing:
+            return await asyncio.to_thread(self._publish_now, job, step)
+
+    def _publish_now(self, job: JobRow, step: StepRow) -> dict[str, Path]:
+        attempt = self._ledger.begin(job, step)
+        state = "failed" if job.error else "done"
+        files = self._failure_files(job) if job.error else self._result_files(job)
+        self._publisher.withdraw(job)
+        published = self._publisher.publish(job, files)
+        self._ledger.finish(attempt, job, state)
+        if state == "done":
+            drop_work(self._folder(job))
+        log.info(
+            "job finished", job=job.id, name=job.name, state=state, files=[path.name for path in published.values()]
+        )
+        return published
+
+    def _failure_files(self, job: JobRow) -> dict[str, Path]:
+        answer = self._publish_folder(job) / "error.txt"
+        if job.publishing is None:
+            durable.write_atomic(answer, build_error(job).encode())
+        return {".error.txt": answer}
+
+    def _result_files(self, job: JobRow) -> dict[str, Path]:
+        steps = self._ledger.steps(job.id)
+        folder = self._folder(job)
+        video = folder / _artifacts(steps)["video"]
+        report = self._publish_folder(job) / "report.json"
+        # An earlier attempt may have shown the report already: then its hash must stay what the ledger recorded.
+        if job.publishing is None:
+            write_json(report, build_report(job, steps, video))
+        attachments = {
+            suffix: folder / path
+            for step in steps
+            for suffix, path in (step.result or {}).get("attachments", {}).items()
+        }
+        return {**attachments, ".json": report, ".mp4": video}
+
+    def _publish_folder(self, job: JobRow) -> Path:
+        folder = self._folder(job) / "publish"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _folder(self, job: JobRow) -> Path:
+        return self.config.jobs / job.id
+
+
+def _artifacts(steps: list[StepRow]) -> dict[str, str]:
+    """What the steps made, by name: the last one that made a thing counts."""
+    made = {}
+    for step in steps:
+        result = step.result or {}
+        if result.get("artifact"):
+            made[_ARTIFACT[step.stage]] = result["artifact"]
+        if result.get("timing"):
+            made["timing"] = result["timing"]
+    return made

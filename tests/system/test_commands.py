@@ -1,0 +1,295 @@
+"""Every command against a running daemon, and without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from system.instance import RENDER_STUB, Instance, NewInstance, wait_until
+
+WAITING = """
+@hookimpl
+def render(job, wav, ctx):
+    import time
+    (ctx.workdir / "started").touch()
+    while True:
+        ctx.progress(0.25, "a quarter")
+        time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def waiting(new_instance: NewInstance) -> Instance:
+    """An instance whose renders never end by themselves."""
+    instance = new_instance("[render]\nplugin = 'waiting'\n[workers]\ncpu = 1\n")
+    instance.plugin("waiting", WAITING)
+    return instance.start()
+
+
+def running(instance: Instance, name: str) -> dict[str, object]:
+    def look() -> dict[str, object] | None:
+        job = next((job for job in instance.ask("jobs")["jobs"] if job["name"] == name), None)
+        return job if job and job["fraction"] == 0.25 else None
+
+    found: dict[str, object] = wait_until(look, f"{name} to run")
+    return found
+
+
+def test_submit_and_wait_prints_the_video(new_instance: NewInstance, tmp_path: Path) -> None:
+    instance = new_instance("[render]\nplugin = 'stub'\n").start()
+    instance.plugin("stub", RENDER_STUB)
+    text = tmp_path / "greeting.txt"
+    text.write_text("Hello.")
+    done = instance.atenea("submit", str(text), "--wait")
+    assert done.stdout == f"{instance.outbox / 'greeting.mp4'}\n"
+    assert text.exists()
+    lines = done.stderr.splitlines()
+    assert all("%" in line for line in lines)
+
+
+def test_submit_wait_exits_1_with_the_reason_when_the_job_fails(new_instance: NewInstance, tmp_path: Path) -> None:
+    instance = new_instance().start()
+    job = tmp_path / "wrong.toml"
+    job.write_text('text = "Hi"\n[render]\nfsp = 3\n')
+    done = instance.atenea("submit", str(job), "--wait", code=1)
+    assert done.stderr.splitlines()[-1] == (
+        "atenea: wrong: failed: wrong.toml: render.fsp: unknown key; did you mean 'fps'?"
+    )
+
+
+def test_submit_sends_the_files_that_a_job_names(new_instance: NewInstance, tmp_path: Path) -> None:
+    instance = new_instance("[render]\nplugin = 'stub'\n").start()
+    instance.plugin("stub", RENDER_STUB)
+    (tmp_path / "speech.txt").write_text("Spoken from a file.")
+    (tmp_path / "job.toml").write_text('text_file = "speech.txt"\n')
+    instance.atenea("submit", str(tmp_path / "job.toml"))
+    instance.output("job.mp4")
+
+
+def test_submit_without_a_daemon_leaves_the_job_for_later(new_instance: NewInstance, tmp_path: Path) -> None:
+    instance = new_instance()
+    text = tmp_path / "later.txt"
+    text.write_text("Later.")
+    assert instance.atenea("submit", str(text)).stdout == f"{instance.inbox / 'later.txt'}\n"
+    refused = instance.atenea("submit", str(text), "--wait", code=2)
+    assert refused.stderr == "atenea: no daemon is running, so nothing would come of waiting; start it: atenea run\n"
+    assert sorted(os.listdir(instance.inbox)) == ["later-2.txt", "later.txt"]
+
+
+def test_jobs_show_progress_and_cancel(waiting: Instance) -> None:
+    waiting.drop("long.txt", "Hello.")
+    job = running(waiting, "long")
+    assert (job["state"], job["stage"], job["plugin"], job["progress"]) == ("render", "render", "waiting", "a quarter")
+    assert isinstance(job["seconds_left"], float)
+    line = waiting.atenea("jobs").stdout.split("\t")
+    assert line[:4] == [job["id"], "long", "render", "25%"]
+    shown = waiting.atenea("show", "long").stdout
+    assert "now: waiting 25%" in shown
+    assert "tts espeak: done in" in shown
+
+    assert waiting.atenea("cancel", "long").stdout == f"long ({job['id']}) is cancelled\n"
+    assert waiting.wait_for_state("long", "cancelled")["running"] is False
+    assert waiting.outputs() == []
+    again = waiting.atenea("cancel", "long", code=2)
+    assert again.stderr == f"atenea: long ({job['id']}) is cancelled already; there is nothing to cancel\n"
+
+
+def test_a_cancelled_job_makes_room_for_the_next(waiting: Instance) -> None:
+    waiting.drop("first.txt", "Hello.")
+    running(waiting, "first")
+    waiting.drop("second.txt", "Hello.")
+    waiting.atenea("cancel", "first")
+    running(waiting, "second")
+
+
+def test_pause_holds_stages_and_resume_lets_them_go(new_instance: NewInstance) -> None:
+    instance = new_instance("[render]\nplugin = 'stub'\n").start()
+    instance.plugin("stub", RENDER_STUB)
+    assert instance.atenea("pause").stdout == "the queue is paused\n"
+    instance.drop("held.txt", "Hello.")
+    instance.drop("bad.txt", "")
+    instance.output("bad.error.txt")
+    wait_until(lambda: instance.events("job accepted"), "intake")
+    listed = instance.ask("jobs")
+    assert listed["paused"] is True
+    assert [job["state"] for job in listed["jobs"] if job["name"] == "held"] == ["queued"]
+    assert instance.atenea("resume").stdout == "the queue goes on\n"
+    instance.output("held.mp4")
+
+
+def test_retry_goes_on_after_the_last_finished_stage(new_instance: NewInstance) -> None:
+    instance = new_instance("[tts]\nplugin = 'counting'\n[render]\nplugin = 'stub'\n").start()
+    calls = instance.folder / "calls"
+    instance.plugin(
+        "counting",
+        "import wave\n@hookimpl\ndef tts(job, ctx):\n"
+        f"    with open({str(calls)!r}, 'a') as file:\n        file.write(job.name + '\\n')\n"
+        "    path = ctx.workdir / 'speech.wav'\n"
+        "    with wave.open(str(path), 'wb') as wav:\n"
+        "        wav.setparams((1, 2, 16000, 0, 'NONE', ''))\n        wav.writeframes(bytes(32000))\n"
+        "    return path\n",
+    )
+    instance.plugin("stub", "@hookimpl\ndef render(job, wav, ctx):\n    raise PermanentError('the lamp is broken')\n")
+    instance.drop("again.txt", "Hello.")
+    answer = instance.output("again.error.txt").read_text()
+    assert answer.splitlines()[0] == "render plugin 'stub': the lamp is broken"
+    assert instance.job("again")["state"] == "failed"
+
+    instance.plugin("stub", RENDER_STUB)
+    os.kill(instance.process.pid, 1)  # SIGHUP: plugins are loaded anew
+    instance.atenea("retry", "again")
+    instance.output("again.mp4")
+    wait_until(lambda: instance.outputs() == ["again.json", "again.mp4"], "the error file to go")
+    assert calls.read_text() == "again\n"
+
+
+def test_queue_commands_work_without_a_daemon(new_instance: NewInstance) -> None:
+    instance = new_instance("[render]\nplugin = 'waiting'\n")
+    instance.plugin("waiting", WAITING)
+    instance.start()
+    instance.drop("left.txt", "Hello.")
+    running(instance, "left")
+    assert instance.stop() == 0
+    listed = instance.ask("jobs")
+    assert (listed["daemon"], [job["state"] for job in listed["jobs"]]) == (False, ["render"])
+    instance.atenea("cancel", "left")
+    assert instance.job("left")["state"] == "cancelled"
+    instance.atenea("retry", "left")
+    assert instance.job("left")["state"] == "queued"
+    instance.atenea("pause")
+    assert instance.ask("jobs")["paused"] is True
+    missing = instance.atenea("show", "nobody", code=2)
+    assert missing.stderr == "atenea: nobody: there is no such job; see: atenea jobs\n"
+
+
+def test_check_names_every_mistake_and_runs_nothing(new_instance: NewInstance, tmp_path: Path) -> None:
+    instance = new_instance()
+    good, bad = tmp_path / "good.txt", tmp_path / "bad.toml"
+    good.write_text("Hello.")
+    bad.write_text('text = "Hi"\nprio = 1\n[tts]\nvoice = "xx-yy"\n')
+    done = instance.atenea("check", str(good), str(bad), code=1)
+    assert done.stdout == f"{good}: ok\n"
+    assert done.stderr == "atenea: bad.toml: prio: unknown key; did you mean 'priority'?\n"
+    bad.write_text('text = "Hi"\nrender.plugin = "prevue"\n[tts]\nvoice = "xx-yy"\nrate = 3\n')
+    done = instance.atenea("check", str(bad), code=1)
+    assert "tts.rate: should be greater than or equal to 80, but is 3" in done.stderr
+    assert "there is no plugin 'prevue'; did you mean 'preview'?" in done.stderr
+    assert list(instance.inbox.iterdir()) == []
+    assert not (instance.folder / "state").exists()
+
+
+def test_plugins_lists_them_with_the_reason_of_a_refusal(new_instance: NewInstance) -> None:
+    instance = new_instance("[post]\nplugins = ['poster']\n")
+    instance.plugin("broken", "import nonexistent_package\n")
+    instance.plugin("loose", "@hookimpl\ndef post(job, video, ctx): ...\n")
+    (instance.plugins / "loose.py").chmod(0o666)
+    (instance.plugins / "linked.py").symlink_to(instance.plugins / "broken.py")
+    found = {plugin["name"]: plugin for plugin in instance.ask("plugins")["plugins"]}
+    assert {"espeak", "wav", "preview", "poster", "broken", "loose", "linked"} <= set(found)
+    assert (found["espeak"]["stages"], found["espeak"]["needs"], found["espeak"]["enabled"]) == (["tts"], ["cpu"], True)
+    assert found["preview"]["options"]["properties"]["fps"]["default"] == 25
+    assert "nonexistent_package" in found["broken"]["refused"]
+    assert f"chmod go-w {instance.plugins / 'loose.py'}" in found["loose"]["refused"]
+    assert "symbolic link" in found["linked"]["refused"]
+
+
+def test_generate_makes_one_video_without_a_daemon(new_instance: NewInstance, tmp_path: Path) -> None:
+    from PIL import Image
+
+    instance = new_instance()
+    text, avatar = tmp_path / "words.txt", tmp_path / "face.png"
+    text.write_text("Hello.")
+    Image.new("RGB", (80, 60), "red").save(avatar)
+    target = tmp_path / "out.mp4"
+    done = instance.atenea("generate", "-i", str(text), "-a", str(avatar), "-v", "es", "--fps", "10", "-o", str(target))
+    assert done.stdout == f"{target}\n"
+    import av
+
+    with av.open(str(target)) as container:
+        assert container.streams.video[0].average_rate == 10
+        frame = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    red, green, blue = frame[150, 256]
+    assert red > 150 > green + blue
+    assert sorted(os.listdir(tmp_path)) == ["face.png", "instance-0", "out.mp4", "words.txt"]
+    refused = instance.atenea("generate", "-i", str(text), "--steps", "3", code=1)
+    assert "render.num_inference_steps: unknown key" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_generate_can_be_interrupted(new_instance: NewInstance, tmp_path: Path) -> None:
+    instance = new_instance("[render]\nplugin = 'waiting'\n")
+    instance.plugin("waiting", WAITING)
+    text = tmp_path / "words.txt"
+    text.write_text("Hello.")
+    command = instance.command("generate", "-i", str(text), "-o", str(tmp_path / "o.mp4"), "--config", "atenea.toml")
+    process = subprocess.Popen(command, cwd=instance.folder, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "waiting: 25%" not in process.stderr.readline():
+        pass
+    process.send_signal(2)
+    assert process.wait(60) == 130
+    process.stderr.close()
+    assert sorted(os.listdir(tmp_path)) == ["instance-0", "words.txt"]
+
+
+def test_jobs_watch_keeps_printing_in_a_pipe(waiting: Instance) -> None:
+    waiting.drop("long.txt", "Hello.")
+    running(waiting, "long")
+    command = waiting.command("jobs", "--watch", "--json", "--config", str(waiting.folder / "atenea.toml"))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = [json.loads(process.stdout.readline()) for _ in range(2)]
+    process.send_signal(2)
+    assert process.wait(60) == 130
+    process.stdout.close()
+    assert [[job["name"] for job in line["jobs"]] for line in lines] == [["long"], ["long"]]
+
+
+def test_usage_errors_are_one_line_and_exit_2(new_instance: NewInstance) -> None:
+    instance = new_instance()
+    done = instance.atenea("run", "--onec", code=2)
+    assert done.stderr.startswith("atenea: No such option: --onec")
+    assert len(done.stderr.splitlines()) == 1
+    instance.configure("[watch]\nsettle = 1\n[tts]\nplugin = 3\n")
+    done = instance.atenea("jobs", code=2)
+    file = instance.folder / "atenea.toml"
+    assert done.stderr.splitlines() == [
+        f"atenea: {file}: watch.settle: unknown key; did you mean 'settle_seconds'?",
+        f"atenea: {file}: tts.plugin: should be a valid string, but is 3",
+    ]
+
+
+def test_wrong_options_in_the_configuration_stop_the_start(new_instance: NewInstance) -> None:
+    instance = new_instance("[tts.espeak]\nrate = 9999\n[render]\nplugin = 'prevew'\n")
+    done = instance.atenea("run", "--once", code=2)
+    file = instance.folder / "atenea.toml"
+    complaints = [line for line in done.stderr.splitlines() if line.startswith("atenea: ")]
+    assert complaints[0] == f"atenea: {file}: tts.espeak.rate: should be less than or equal to 450, but is 9999"
+    assert complaints[1].startswith(
+        f"atenea: {file}: render.plugin: there is no plugin 'prevew'; did you mean 'preview'?"
+    )
+
+
+def test_the_socket_is_for_the_group_and_a_second_daemon_is_refused(waiting: Instance) -> None:
+    socket = waiting.folder / "state" / "control.sock"
+    assert stat.S_IMODE(socket.stat().st_mode) == 0o660
+    second = waiting.atenea("run", code=3)
+    assert f"{waiting.folder / 'state'}: in use by another atenea (process {waiting.process.pid})" in second.stderr
+    assert waiting.stop() == 0
+    assert not socket.exists()
+
+
+def test_changes_show_within_a_second(waiting: Instance) -> None:
+    waiting.drop("long.txt", "Hello.")
+    running(waiting, "long")
+    waiting.atenea("cancel", "long")
+    deadline = time.monotonic() + 1
+    states = []
+    while time.monotonic() < deadline and states[-1:] != ["cancelled"]:
+        states.append(waiting.ask("jobs")["jobs"][0]["state"])
+    assert states[-1] == "cancelled"
