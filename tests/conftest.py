@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from stock import Jobs
 
 from atenea.ledger import Ledger
+
+settings.register_profile("atenea", deadline=None)  # a busy machine is no failure
+settings.load_profile("atenea")
 
 
 @pytest.fixture(autouse=True)
@@ -63,20 +67,3 @@ def other_file_system(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     yield folder
     subprocess.run(["rm", "-r", folder], check=True)
-
-
-WriteFile = Callable[..., Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> WriteFile:
-    """A function that writes a file below the test's folder, with the folders above it."""
-
-    def write_file(relative: str, content: str | bytes = "", mode: int = 0o644) -> Path:
-        path = tmp_path / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        path.chmod(mode)
-        return path
-
-    return write_file

@@ -47,7 +47,7 @@ def test_without_a_file_everything_lies_under_the_working_directory(home: Path) 
         pytest.skip("this machine has a configuration of its own")
     config = load_config()
     assert config.file is None
-    assert {name: path for name, path in config.paths} == {
+    assert dict(config.paths) == {
         name: home / name for name in ("inbox", "outbox", "state", "cache", "assets", "plugins", "models")
     }
     assert (config.tts.plugin, config.audio.plugin, config.render.plugin) == ("espeak", "wav", "preview")
@@ -85,7 +85,7 @@ def test_a_file_named_by_the_environment_must_be_there(home: Path, monkeypatch: 
 
 
 def test_a_folder_is_no_configuration(home: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory; see --config$"):
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory; see --config$"):
         load_config(home)
 
 

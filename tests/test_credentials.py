@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,12 +95,19 @@ def test_a_wrong_line_is_named_by_its_number_and_never_shown(config_file: Path, 
     assert str(caught.value) == f"{path}: line 2: expected OPENAI_API_KEY=..."
 
 
-def test_a_folder_in_its_place_is_named(config_file: Path) -> None:
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_named(config_file: Path, make: Callable[[Path], None]) -> None:
     path = config_file.with_name("atenea.env")
-    path.mkdir(mode=0o700)
+    make(path)
     with pytest.raises(ConfigError) as caught:
         find_secrets(config_file, {})
-    assert str(caught.value) == f"{path}: cannot be read: Is a directory"
+    assert str(caught.value) == f"{path}: is no regular file; write the secrets into one"
+
+
+def test_a_link_to_a_file_is_followed(config_file: Path, tmp_path: Path) -> None:
+    env_file(config_file, "OPENAI_API_KEY=sk-1").rename(tmp_path / "elsewhere")
+    config_file.with_name("atenea.env").symlink_to(tmp_path / "elsewhere")
+    assert find_secrets(config_file, {}) == {"OPENAI_API_KEY": "sk-1"}
 
 
 def test_redaction_replaces_every_occurrence() -> None:

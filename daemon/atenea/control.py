@@ -117,6 +117,10 @@ def _error(answer: dict[str, Any]) -> AteneaError:
 
 
 def _answer_here(config: Config, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    if not (config.paths.state / LEDGER).exists():
+        raise UsageError(
+            f"{config.paths.state}: no daemon has run here yet; start it (atenea run), or name its --config"
+        )
     with StateLock(config.paths.state):
         ledger = Ledger(config.paths.state / LEDGER)
         try:

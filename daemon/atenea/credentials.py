@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from atenea.errors import ConfigError
 
@@ -35,6 +36,17 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
+def redact_all(value: Any, secrets: Collection[str]) -> Any:
+    """A JSON value with every secret replaced, in keys too."""
+    if isinstance(value, str):
+        return redact(value, secrets)
+    if isinstance(value, Mapping):
+        return {redact_all(key, secrets): redact_all(item, secrets) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_all(item, secrets) for item in value]
+    return value
+
+
 def _credential(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
@@ -44,11 +56,14 @@ def _credential(path: Path) -> str:
 
 def _from_env_file(path: Path) -> dict[str, str]:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ConfigError(str(path), ["is no regular file; write the secrets into one"])
     # Bytes that are no UTF-8 end up in a value or in a name that is refused.
     with os.fdopen(descriptor, encoding="utf-8-sig", errors="replace") as file:
         if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:

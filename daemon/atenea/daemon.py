@@ -18,7 +18,7 @@ import structlog
 
 from atenea.config import Config, load_config
 from atenea.control import LEDGER, ControlServer
-from atenea.errors import ConfigError, ExitCode
+from atenea.errors import AteneaError, ConfigError, ExitCode, UsageError
 from atenea.executor import Failed, Task
 from atenea.inbox_keeper import InboxKeeper
 from atenea.ledger import Ledger
@@ -33,11 +33,15 @@ from atenea.scheduler import choose, free_slots
 from atenea.service import Service
 from atenea.state_lock import StateLock
 from atenea.step_runner import StepRunner
+from atenea.threads import in_thread
 
 log = structlog.get_logger()
 
 _UNPAUSED = frozenset({"intake", "publish"})
 """Steps that go on while the queue is paused: mistakes are answered, and what is finished appears."""
+
+_FIXED_PATHS = ("inbox", "outbox", "state")
+"""What a running daemon cannot move."""
 
 _CLEAN_UP_SECONDS = 3600.0
 _STATUS_SECONDS = 2.0
@@ -78,11 +82,13 @@ class Daemon:
 
         Raises:
             BusyError: the state folder is in use.
-            AteneaError: the ledger cannot be opened, or a configured plugin or option is wrong.
+            UsageError: a folder cannot be made.
+        ConfigError: a configured plugin or option is wrong.
+        AteneaError: the ledger cannot be opened.
         """
         paths = self._config.paths
         for folder in (paths.inbox, paths.outbox, self._config.jobs):
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(folder)
         self._service = Service()
         with StateLock(paths.state):
             self._ledger = Ledger(paths.state / LEDGER)
@@ -94,6 +100,7 @@ class Daemon:
     async def _run_locked(self) -> ExitCode:
         paths = self._config.paths
         self._wake = asyncio.Event()
+        self._reloading = asyncio.Event()
         self._stopping = asyncio.Event()
         self._executor = LocalExecutor(self._config, self._secrets, paths.state / "workers.lock")
         self._runner = StepRunner(self._config, self._ledger, self._executor)
@@ -104,8 +111,8 @@ class Daemon:
         try:
             self._ledger.cut_short()
             await self._executor.start()
-            await self._check_configuration()
-            await asyncio.to_thread(self._recover)
+            await self._check(self._config, self._executor)
+            await in_thread(self._recover)
             await control.start()
             self._handle_signals()
             self._service.ready()
@@ -122,14 +129,15 @@ class Daemon:
         log.info("stopped")
         return ExitCode.FAILED if self._once and self._ledger.failed_since(self._began) else ExitCode.DONE
 
-    async def _check_configuration(self) -> None:
+    async def _check(self, config: Config, executor: LocalExecutor) -> None:
+        """Check what the configuration, which the executor was made with, gives to plugins."""
         task = Task(kind="configuration", needs=frozenset({"intake"}))
-        outcome = await self._executor.run(task, lambda _fraction, _text: None)
+        outcome = await executor.run(task, lambda _fraction, _text: None)
         if isinstance(outcome, Failed):
             log.error("the configured plugins could not be checked", error=outcome.error)
             return
         if outcome.result["mistakes"]:
-            raise ConfigError(str(self._config.file or "configuration"), outcome.result["mistakes"])
+            raise ConfigError(str(config.file or "configuration"), outcome.result["mistakes"])
         for sentence in outcome.result["broken"]:
             log.error("a configured plugin is broken; jobs that use it will fail", error=sentence)
 
@@ -138,9 +146,8 @@ class Daemon:
         self._inbox.recover()
 
     async def _work(self) -> None:
-        loops = [
-            asyncio.create_task(loop()) for loop in (self._inbox.run, self._schedule, self._keep_house, self._tell)
-        ]
+        work = (self._inbox.run, self._schedule, self._keep_house, self._tell, self._reload_when_told)
+        loops = [asyncio.create_task(loop()) for loop in work]
         stop = asyncio.create_task(self._stopping.wait())
         finished, _ = await asyncio.wait([stop, *loops], return_when=asyncio.FIRST_COMPLETED)
         for task in (stop, *loops):
@@ -221,7 +228,7 @@ class Daemon:
     async def _keep_house(self) -> None:
         while True:
             try:
-                await asyncio.to_thread(clean_up, self._config, self._ledger, time.time())
+                await in_thread(clean_up, self._config, self._ledger, time.time())
             except (OSError, sqlite3.Error) as error:
                 log.error("cleaning up failed; it is tried again", error=str(error))
             await asyncio.sleep(_CLEAN_UP_SECONDS)
@@ -265,18 +272,46 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._reloading.set)
 
-    def _reload(self) -> None:
+    async def _reload_when_told(self) -> None:
+        while True:
+            await self._reloading.wait()
+            self._reloading.clear()
+            self._executor.reload(self._config)  # plugins are loaded anew, whatever the configuration says
+            try:
+                await self._reload(self._config)
+            except AteneaError as error:
+                log.error("the configuration is not reloaded", error=str(error))
+
+    async def _reload(self, old: Config) -> None:
+        config = load_config(old.file) if old.file else old
+        fixed = {name: getattr(old.paths, name) for name in _FIXED_PATHS}
+        changed = [f"paths.{name}" for name, path in fixed.items() if getattr(config.paths, name) != path]
+        if changed:
+            log.warning("a changed path takes effect when atenea is started again", keys=changed)
+        paths = config.paths.model_copy(update=fixed)
+        config = config.model_copy(update={"paths": paths, "overrides": old.overrides})
+        checker = LocalExecutor(config)
         try:
-            config = load_config(self._config.file) if self._config.file else self._config
-        except ConfigError as error:
-            log.error("the configuration is not reloaded", error=str(error))
-            return
+            await self._check(config, checker)
+        finally:
+            await checker.close()
+        self._config = self._runner.config = self._desk.config = self._progress_files.config = config
         self._executor.reload(config)
+        self._inbox.reload(config)
+        self._wake.set()
+        log.info("configuration reloaded", config=str(config.file or "defaults"))
 
     async def _stop_steps(self) -> None:
         tasks = [task for task, _, _ in self._steps.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be made: {error.strerror}; see [paths] in the configuration") from None

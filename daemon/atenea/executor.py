@@ -21,8 +21,8 @@ class Task:
     """One step of one job.
 
     Attributes:
-        kind: "catalogue" lists the plugins; "configuration" checks the options that they are given; "intake" reads a job file; "stage" calls a plugin's hook; "mux" adds the
-            speech to the rendered video.
+        kind: "catalogue" lists the plugins; "configuration" checks the options that they are given; "intake" reads a
+            job file; "stage" calls a plugin's hook; "mux" adds the speech to the rendered video.
         needs: what it occupies while it runs.
         job_id: the job.
         folder: the job's folder, absolute.

@@ -35,7 +35,7 @@ def failure_event(error: BaseException, task: Task) -> dict[str, Any]:
 def _details(reason: BaseException) -> str:
     """What stands below the sentence: a file's mistakes one by one, or where in its code a plugin broke."""
     if isinstance(reason, MistakesError):
-        return "\n".join(reason.mistakes)
+        return "\n".join(reason.mistakes) if len(reason.mistakes) > 1 else ""
     return "" if isinstance(reason, AteneaError) else "".join(traceback.format_exception(reason))
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +19,6 @@ from atenea.errors import AteneaError, MistakesError
 from atenea.executor import Task
 from atenea.inbox.names import JOB_FILE, picture_names
 from atenea.inbox.nofollow import open_beneath
-from atenea.inbox.readings import Reading
 from atenea.inbox.scan import job_name
 from atenea.job import Job, StageSettings
 from atenea.job_store import write_job_file
@@ -28,17 +26,18 @@ from atenea.jobfile import (
     FILE_KEYS,
     JobKeys,
     decode_text,
-    parse_job_toml,
     post_settings,
+    read_job_toml,
     spoken_text,
     stage_settings,
     unused_post_tables,
 )
-from atenea.naming import printable, safe_stem
+from atenea.named_files import NamedFile, NamedFiles, place
+from atenea.naming import safe_stem
 from atenea.plugin_manager import PluginManager
 from atenea.rows import MUX, PUBLISH, Step, join_needs
 
-_CHUNK = 1 << 20
+_SINGLE_STAGES = ("tts", "audio", "render")
 
 
 def read_job(task: Task, config: Config, plugins: PluginManager) -> dict[str, Any]:
@@ -57,11 +56,17 @@ def read_job(task: Task, config: Config, plugins: PluginManager) -> dict[str, An
 
 @dataclass(frozen=True)
 class Source:
-    """A job file's keys, and where the files that it names are looked up, nearest first."""
+    """A job file's keys, what is wrong with the others, and where the files that it names are looked up."""
 
     name: str
     keys: JobKeys
     roots: tuple[Path, ...]
+    mistakes: tuple[str, ...] = ()
+
+    @property
+    def text_key(self) -> str:
+        """What a sentence about the text begins with: the file itself is the text, or a key in it."""
+        return "text: " if self.name.lower().endswith(".toml") else ""
 
 
 class Intake:
@@ -92,69 +97,65 @@ class Intake:
         self._relative = PurePosixPath(relative)
         self._preset = config.presets.get(preset, JobKeys()) if preset else JobKeys()
         self._preset_name = preset
-        self._previous = previous
         self._beside = beside or config.paths.inbox / self._relative.parent
-        self._waiting: dict[str, Any] = {}
-        self._inputs: dict[str, str] = {}
+        at_once = config.watch.settle_seconds == 0
+        self._files = NamedFiles(previous, at_once=at_once, most_bytes=config.limits.file_bytes)
 
     def run(self, job_id: str) -> dict[str, Any]:
         """The job's steps, priority and hashes of inputs; or `waiting`: the named files that are not there yet.
 
         Raises:
-            MistakesError: the job file cannot be carried out.
+            MistakesError: the job cannot be carried out: first with all that is wrong in the job file, then, when the
+                files that it names are there, with all that is wrong with them.
         """
         source = self._read_source()
         layers = (self._config.overrides, source.keys, self._preset)
-        files = self._collect_files(source)
-        if self._waiting:
-            return {"waiting": self._waiting}
-        text = self._text(source, layers, files)
-        if text:
-            self._inputs["text"] = hashlib.sha256(text.encode()).hexdigest()
-        tts, audio, render = (
-            stage_settings(stage, layers, getattr(self._config, stage)) for stage in ("tts", "audio", "render")
+        speaking = next((keys for keys in layers if keys.has_source), JobKeys())
+        settings = self._settings(layers)
+        named = list(self._named_files(source, speaking))
+        self._files.look(named)
+        self._refuse(
+            source, [*source.mistakes, *self._wrong_text(source, speaking), *self._wrong_options(source, settings)]
         )
-        post = self._config.post
-        job = Job(
-            id=job_id,
-            name=safe_stem(job_name(str(self._relative), is_folder=source.name != self._relative.name)),
-            preset=self._preset_name,
-            priority=next((keys.priority for keys in layers if keys.priority is not None), 0),
-            text=text,
-            audio_file=files.get("audio_file"),
-            avatar=files.get("avatar"),
-            tts=tts if text else None,
-            audio=audio,
-            render=render,
-            post=post_settings(layers, post.plugins, dict(post.model_extra or {})),
-        )
-        steps = self._steps(job, source)
+        if self._files.waiting:
+            return {"waiting": self._files.waiting}
+
+        files = self._files.copy(named, self._folder / "input")
+        if self._files.waiting:
+            return {"waiting": self._files.waiting}
+        self._add_own_picture(files)
+        text, mistakes = self._text(speaking, files)
+        job = self._job(job_id, source, layers, {**files, "text": text}, settings)
+        self._refuse(source, [*mistakes, *self._broken_avatar(job), *self._wrong_job(job)])
         write_job_file(self._folder, job)
         return {
             "steps": [
                 {"stage": s.stage, "plugin": s.plugin, "needs": join_needs(s.needs), "options": dict(s.options)}
-                for s in steps
+                for s in self._steps(job)
             ],
             "priority": job.priority,
-            "inputs": self._inputs,
+            "inputs": self._files.hashes,
         }
+
+    def _refuse(self, source: Source, mistakes: list[str]) -> None:
+        if mistakes or self._files.mistakes:
+            raise MistakesError(source.name, [*mistakes, *self._files.mistakes])
 
     # The job file
 
     def _read_source(self) -> Source:
         original = self._folder / "original"
-        path = original / self._relative
         name = self._relative.name
-        limit = self._config.limits.job_file_bytes
-        if path.is_dir():
-            keys = parse_job_toml(self._read(original, self._relative / JOB_FILE, limit), f"{name}/{JOB_FILE}")
-            return Source(f"{name}/{JOB_FILE}", keys, (path, self._config.paths.assets))
-        if path.suffix.lower() == ".toml":
-            keys = parse_job_toml(self._read(original, self._relative, limit), name)
-        else:
-            data = self._read(original, self._relative, 4 * self._config.limits.text_characters)
-            keys = JobKeys(text=decode_text(data, name))
-        return Source(name, keys, (self._beside, self._config.paths.assets))
+        assets = self._config.paths.assets
+        if (original / self._relative).is_dir():
+            name = f"{name}/{JOB_FILE}"
+            data = self._read(original, self._relative / JOB_FILE, self._config.limits.job_file_bytes)
+            return Source(name, *_keys(data, name, (original / self._relative, assets)))
+        if self._relative.suffix.lower() == ".toml":
+            data = self._read(original, self._relative, self._config.limits.job_file_bytes)
+            return Source(name, *_keys(data, name, (self._beside, assets)))
+        data = self._read(original, self._relative, self._most_text_bytes)
+        return Source(name, JobKeys(text=decode_text(data, name)), (self._beside, assets))
 
     def _read(self, root: Path, relative: PurePosixPath, limit: int) -> bytes:
         try:
@@ -166,52 +167,75 @@ class Intake:
             raise MistakesError(relative.name, [f"is larger than {limit:,} bytes; see [limits] in the configuration"])
         return data
 
-    def _text(self, source: Source, layers: tuple[JobKeys, ...], files: Mapping[str, Path]) -> str | None:
-        speaking = next((keys for keys in layers if keys.has_source), None)
-        if speaking is None:
-            raise MistakesError(source.name, ["says nothing to speak: set text, text_file or audio_file"])
+    @property
+    def _most_text_bytes(self) -> int:
+        """What the largest text can take as UTF-8."""
+        return 4 * self._config.limits.text_characters
+
+    def _settings(self, layers: Sequence[JobKeys]) -> dict[str, Any]:
+        """The settings of tts, audio and render, and of the post stages."""
+        post = self._config.post
+        return {
+            **{stage: stage_settings(stage, layers, getattr(self._config, stage)) for stage in _SINGLE_STAGES},
+            "post": post_settings(layers, post.plugins, dict(post.model_extra or {})),
+        }
+
+    def _wrong_options(self, source: Source, settings: Mapping[str, Any]) -> Iterator[str]:
+        for stage, key, chosen in _stages(settings):
+            try:
+                self._plugins.provider(stage, chosen.plugin)
+                self._plugins.options(chosen.plugin, chosen.options, prefix=key)
+            except MistakesError as error:
+                yield from error.mistakes
+            except AteneaError as error:
+                yield f"{'post.plugins' if stage == 'post' else f'{stage}.plugin'}: {error}"
+        yield from unused_post_tables(source.keys, settings["post"])
+
+    # What is spoken
+
+    def _wrong_text(self, source: Source, speaking: JobKeys) -> Iterator[str]:
+        """What is wrong with the text, as far as it stands in the job file."""
+        if not speaking.has_source and not source.mistakes:
+            yield "says nothing to speak: set text, text_file or audio_file"
+        elif speaking.text is not None:
+            yield from _mistakes_of(self._limited, speaking.text, source.text_key)
+
+    def _text(self, speaking: JobKeys, files: Mapping[str, Path]) -> tuple[str | None, list[str]]:
+        """What is to be spoken, None for a job with an audio file; and what is wrong with a text file."""
         if speaking.text is not None:
-            text = spoken_text(speaking.text, f"{source.name}: text")
+            text = self._limited(speaking.text, "text")
         elif speaking.text_file is not None:
-            path = files["text_file"]
-            data = self._read(path.parent, PurePosixPath(path.name), 4 * self._config.limits.text_characters)
-            text = decode_text(data, speaking.text_file)
+            name = f"text_file: {speaking.text_file!r}"
+            try:
+                path = files["text_file"]
+                data = self._read(path.parent, PurePosixPath(path.name), self._most_text_bytes)
+                text = self._limited(decode_text(data, name), name)
+            except MistakesError as error:
+                return None, [f"{name} {mistake}" for mistake in error.mistakes]
         else:
-            return None
+            return None, []
+        self._files.hashes["text"] = hashlib.sha256(text.encode()).hexdigest()
+        return text, []
+
+    def _limited(self, text: str, name: str) -> str:
         most = self._config.limits.text_characters
         if len(text) > most:
-            raise MistakesError(source.name, [f"has {len(text):,} characters of text; {most:,} are the most"])
-        return text
+            raise MistakesError(name, [f"has {len(text):,} characters of text; {most:,} are the most"])
+        return spoken_text(text, name)
 
     # The files that it names
 
-    def _collect_files(self, source: Source) -> dict[str, Path]:
-        target = self._folder / "input"
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
-        files = {}
-        for key, name, roots in self._named_files(source):
-            found = self._copy(key, name, roots, target, source.name)
-            if found:
-                files[key] = found
-        if "avatar" not in files and (picture := self._own_picture()):
-            files["avatar"] = _place(target, "avatar", picture.name)
-            os.link(picture, files["avatar"])
-            self._inputs["avatar"] = durable.sha256_file(picture)
-        return files
-
-    def _named_files(self, source: Source) -> Iterator[tuple[str, str, tuple[Path, ...]]]:
-        """Key, name and where to look, for each named file of the strongest layer that names one."""
+    def _named_files(self, source: Source, speaking: JobKeys) -> Iterator[NamedFile]:
+        """The files that count: of the layer that says what is spoken, and the strongest layer's avatar."""
         assets = (self._config.paths.assets,)
         given = (self._config.paths.inbox, *assets)
         layers = ((self._config.overrides, given), (source.keys, source.roots), (self._preset, assets))
-        speaking = next((keys for keys, _ in layers if keys.has_source), None)
         for key in FILE_KEYS:
             for keys, roots in layers:
                 name = getattr(keys, key)
                 if name is not None and (key == "avatar" or keys is speaking):
                     if not (key == "avatar" and keys is self._preset and self._own_picture()):
-                        yield key, name, roots
+                        yield NamedFile(key, name, roots)
                     break
 
     def _own_picture(self) -> Path | None:
@@ -221,62 +245,11 @@ class Intake:
         # os.path, because a picture's name can be too long where its text's is not.
         return next((path for path in candidates if os.path.isfile(path) and not path.is_symlink()), None)
 
-    def _copy(self, key: str, name: str, roots: tuple[Path, ...], target: Path, subject: str) -> Path | None:
-        for root in roots:
-            try:
-                descriptor = open_beneath(root, name)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                mistake = f"{key}: {name!r} is no plain file beside the job or in the assets folder ({error.strerror})"
-                raise MistakesError(subject, [mistake]) from None
-            with os.fdopen(descriptor, "rb") as file:
-                return self._copy_settled(key, name, file, _place(target, key, name), subject)
-        self._waiting[name] = None
-        return None
-
-    def _copy_settled(self, key: str, name: str, file: Any, target: Path, subject: str) -> Path | None:
-        before = list(Reading.of(os.fstat(file.fileno())))
-        if before[2] > self._config.limits.file_bytes:
-            raise MistakesError(subject, [f"{key}: {name!r} is larger than {self._config.limits.file_bytes:,} bytes"])
-        if self._config.watch.settle_seconds > 0 and self._previous.get(name) != before:
-            self._waiting[name] = before
-            return None
-        digest = hashlib.sha256()
-        with target.open("wb") as copy:
-            while chunk := file.read(_CHUNK):
-                copy.write(chunk)
-                digest.update(chunk)
-            copy.flush()
-            os.fsync(copy.fileno())
-        after = list(Reading.of(os.fstat(file.fileno())))
-        if after != before:
-            self._waiting[name] = after
-            return None
-        self._inputs[key] = digest.hexdigest()
-        return target
-
-    # The steps
-
-    def _steps(self, job: Job, source: Source) -> list[Step]:
-        stages: list[tuple[str, str, StageSettings]] = [("audio", "audio", job.audio), ("render", "render", job.render)]
-        if job.tts:
-            stages.insert(0, ("tts", "tts", job.tts))
-        stages += [("post", f"post.{settings.plugin}", settings) for settings in job.post]
-        mistakes = list(unused_post_tables(source.keys, job.post))
-        steps = []
-        for stage, key, settings in stages:
-            try:
-                plugin = self._plugins.provider(stage, settings.plugin)
-                mistakes += self._plugins.mistakes(plugin, key, settings.options, job)
-                steps.append(Step(stage=stage, plugin=settings.plugin, needs=plugin.needs, options=settings.options))
-            except AteneaError as error:
-                mistakes.append(f"{stage}.plugin: {error}")
-        mistakes += self._broken_avatar(job)
-        if mistakes:
-            raise MistakesError(source.name, mistakes)
-        first_post = next((n for n, step in enumerate(steps) if step.stage == "post"), len(steps))
-        return [*steps[:first_post], MUX, *steps[first_post:], PUBLISH]
+    def _add_own_picture(self, files: dict[str, Path]) -> None:
+        if "avatar" not in files and (picture := self._own_picture()):
+            files["avatar"] = place(self._folder / "input", "avatar", picture.name)
+            os.link(picture, files["avatar"])
+            self._files.hashes["avatar"] = durable.sha256_file(picture)
 
     def _broken_avatar(self, job: Job) -> list[str]:
         if job.avatar is None:
@@ -289,9 +262,63 @@ class Intake:
             return [f"avatar: {error}"]
         return []
 
+    # The job
 
-def _place(inputs: Path, key: str, name: str) -> Path:
-    """Where the copy of a named file goes: under its own name, which sentences show, as far as JSON can hold it."""
-    folder = inputs / key
-    folder.mkdir()
-    return folder / printable(PurePosixPath(name).name)
+    def _job(
+        self,
+        job_id: str,
+        source: Source,
+        layers: Sequence[JobKeys],
+        made: Mapping[str, Any],
+        settings: Mapping[str, Any],
+    ) -> Job:
+        return Job(
+            id=job_id,
+            name=safe_stem(job_name(str(self._relative), is_folder=source.name != self._relative.name)),
+            preset=self._preset_name,
+            priority=next((keys.priority for keys in layers if keys.priority is not None), 0),
+            text=made["text"],
+            audio_file=made.get("audio_file"),
+            avatar=made.get("avatar"),
+            **{**settings, "tts": settings["tts"] if made["text"] else None},
+        )
+
+    def _wrong_job(self, job: Job) -> Iterator[str]:
+        """What the plugins would refuse."""
+        for stage, key, chosen in _stages(dict(job)):
+            yield from self._plugins.mistakes(self._plugins.provider(stage, chosen.plugin), key, chosen.options, job)
+
+    def _steps(self, job: Job) -> list[Step]:
+        steps = [
+            Step(
+                stage=stage,
+                plugin=chosen.plugin,
+                needs=self._plugins.provider(stage, chosen.plugin).needs,
+                options=chosen.options,
+            )
+            for stage, _, chosen in _stages(dict(job))
+        ]
+        first_post = len(steps) - len(job.post)
+        return [*steps[:first_post], MUX, *steps[first_post:], PUBLISH]
+
+
+def _keys(data: bytes, name: str, roots: tuple[Path, ...]) -> tuple[JobKeys, tuple[Path, ...], tuple[str, ...]]:
+    keys, mistakes = read_job_toml(data, name)
+    return keys, roots, tuple(mistakes)
+
+
+def _stages(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, StageSettings]]:
+    """Stage, key of its table, and settings of each stage that the job has."""
+    for stage in _SINGLE_STAGES:
+        if settings[stage] is not None:
+            yield stage, stage, settings[stage]
+    for chosen in settings["post"]:
+        yield "post", f"post.{chosen.plugin}", chosen
+
+
+def _mistakes_of(check: Callable[[str, str], Any], text: str, key: str) -> list[str]:
+    try:
+        check(text, key)
+    except MistakesError as error:
+        return [f"{key}{mistake}" for mistake in error.mistakes]
+    return []

@@ -6,7 +6,7 @@ Pure functions over bytes and tables; `intake` does the reading and copying arou
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import tomli
@@ -132,18 +132,42 @@ def parse_job_toml(data: bytes, name: str) -> JobKeys:
     Raises:
         MistakesError: with all mistakes at once.
     """
-    table = parse_toml(data, name)
-    mistakes = []
-    try:
-        keys = validated(JobKeys, table)
-    except Invalid as invalid:
-        mistakes = invalid.mistakes
-    given = [key for key in _SOURCE_KEYS if key in table]
-    if len(given) > 1:
-        mistakes.append(only_one(given))
+    keys, mistakes = read_job_toml(data, name)
     if mistakes:
         raise MistakesError(name, mistakes)
     return keys
+
+
+def read_job_toml(data: bytes, name: str) -> tuple[JobKeys, list[str]]:
+    """The keys of a TOML job file without those that are wrong, and a sentence about each of these.
+
+    Raises:
+        MistakesError: it is no TOML.
+    """
+    table = parse_toml(data, name)
+    try:
+        keys, mistakes = validated(JobKeys, table), []
+    except Invalid as invalid:
+        mistakes = invalid.mistakes
+        keys = validated(JobKeys, _without(table, invalid.paths))
+    given = [key for key in _SOURCE_KEYS if key in table]
+    if len(given) > 1:
+        mistakes.append(only_one(given))
+    return keys, mistakes
+
+
+def _without(table: Mapping[str, Any], paths: Collection[tuple[int | str, ...]]) -> dict[str, Any]:
+    """The table without the keys at these paths; without any if the empty path, which stands for all, is one."""
+    if () in paths:
+        return {}
+    left = {}
+    for key, value in table.items():
+        deeper = [path[1:] for path in paths if path[0] == key]
+        if not deeper:
+            left[key] = value
+        elif isinstance(value, Mapping) and all(deeper):
+            left[key] = _without(value, deeper)
+    return left
 
 
 def only_one(sources: Sequence[str]) -> str:

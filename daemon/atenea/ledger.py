@@ -6,6 +6,7 @@ is one transaction, durable when it returns.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 import threading
@@ -22,11 +23,26 @@ from atenea.naming import safe_stem
 from atenea.rows import INTAKE, PUBLISH, AttemptRow, JobRow, Step, StepRow, join_needs, split_needs
 
 _DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
-_ACTIVE = "state NOT IN ('done', 'failed', 'cancelled')"
+
+_ACTIVE = "finished IS NULL"
+
+_DISTINCT_NEEDS = """
+    WITH RECURSIVE found (needs) AS (
+        SELECT min(needs) FROM jobs WHERE needs IS NOT NULL
+        UNION ALL
+        SELECT (SELECT min(needs) FROM jobs WHERE needs > found.needs) FROM found WHERE needs IS NOT NULL
+    )
+    SELECT needs FROM found WHERE needs IS NOT NULL
+"""
+"""Jumps from one to the next in the index; DISTINCT would read all of it."""
 
 
 class Ledger:
-    """Open ledger of a state folder; safe to call from several threads."""
+    """Open ledger of a state folder; safe to call from several threads.
+
+    Raises:
+        AteneaError: the file cannot be opened, is no ledger, or is a newer version's.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -127,9 +143,9 @@ class Ledger:
         where = "WHERE source ->> 'device' = ? AND source ->> 'inode' = ? ORDER BY id DESC LIMIT 1"
         return next(iter(self._jobs(where, device, inode)), None)
 
-    def active(self) -> list[JobRow]:
-        """Jobs that are not finished, in the order in which they are served."""
-        return self._jobs(f"WHERE {_ACTIVE} ORDER BY priority DESC, id")
+    def active(self, limit: int = -1) -> list[JobRow]:
+        """Jobs that are not finished, in the order in which they are served; all of them if the limit is -1."""
+        return self._jobs(f"WHERE {_ACTIVE} ORDER BY priority DESC, id LIMIT ?", limit)
 
     def finished(self, limit: int) -> list[JobRow]:
         """The jobs that finished last, the latest first."""
@@ -142,11 +158,11 @@ class Ledger:
 
     def wanted_needs(self) -> list[str]:
         """The different needs of all jobs' next steps."""
-        return [row["needs"] for row in self._rows("SELECT DISTINCT needs FROM jobs WHERE needs IS NOT NULL")]
+        return [row["needs"] for row in self._rows(_DISTINCT_NEEDS)]
 
     def next_due(self, now: float) -> float | None:
         """When the first of the jobs that wait for a time may go on."""
-        due = self._value("SELECT min(not_before) FROM jobs WHERE needs IS NOT NULL AND not_before > ?", now)
+        due = self._value("SELECT min(not_before) FROM jobs WHERE not_before > 0 AND not_before > ?", now)
         return None if due is None else float(due)
 
     def steps(self, job_id: str) -> list[StepRow]:
@@ -215,8 +231,8 @@ class Ledger:
         self, attempt: int, job: JobRow, *, steps: Sequence[Step], result: Mapping[str, Any], priority: int
     ) -> None:
         """Intake is done: these are the steps. What an earlier plan has done already is kept where it is the same."""
-        content = json.dumps(result, sort_keys=True)
-        kept = _unchanged(self.steps(job.id)[1:], steps) if job.content == content else 0
+        content = _content(result)
+        kept = sum(1 for _ in itertools.takewhile(_is_done, self.common_steps(job, steps, result)))
         with self._transaction() as db:
             seconds = _end(db, attempt, "done")
             db.execute("DELETE FROM steps WHERE job_id = ? AND position > ?", (job.id, kept))
@@ -231,6 +247,13 @@ class Ledger:
                 (content, priority, kept == len(steps) - 1, job.id),
             )
             _go_on(db, job.id)
+
+    def common_steps(self, job: JobRow, steps: Sequence[Step], result: Mapping[str, Any]) -> list[StepRow]:
+        """The steps of the job's present plan that a new one begins with too; none if it is made from other things."""
+        if job.content != _content(result):
+            return []
+        pairs = zip(self.steps(job.id)[1:], steps, strict=False)
+        return [old for old, _ in itertools.takewhile(lambda pair: pair[0].does_the_same(pair[1]), pairs)]
 
     def put_off(self, attempt: int, job: JobRow, *, until: float, waiting: Mapping[str, Any]) -> None:
         """Intake must wait for files that are missing or still change; that counts as no attempt."""
@@ -462,12 +485,10 @@ def _go_on(db: sqlite3.Connection, job_id: str) -> None:
     )
 
 
-def _unchanged(old: Sequence[StepRow], new: Sequence[Step]) -> int:
-    """How many steps of an earlier plan are done and the same in the new one, from the first on."""
-    count = 0
-    for before, after in zip(old, new, strict=False):
-        same = (before.stage, before.plugin, dict(before.options)) == (after.stage, after.plugin, dict(after.options))
-        if not same or before.result is None:
-            break
-        count += 1
-    return count
+def _is_done(step: StepRow) -> bool:
+    return step.result is not None
+
+
+def _content(result: Mapping[str, Any]) -> str:
+    """What intake found out about the job's inputs, as it is compared."""
+    return json.dumps(result, sort_keys=True)

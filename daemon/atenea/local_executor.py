@@ -22,7 +22,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from atenea.config import Config
-from atenea.credentials import redact
+from atenea.credentials import SECRETS, redact_all
 from atenea.errors import BusyError, TransientError
 from atenea.executor import Done, Executor, Failed, Outcome, ProgressCallback, Task
 from atenea.worker_process import WorkerDiedError, WorkerProcess, clean
@@ -121,7 +121,9 @@ class LocalExecutor:
         async with self._slot(task.needs):
             if task.kind == "catalogue":
                 return await self._catalogue(task)
-            return self._redacted(await self._run_once(task, on_progress))
+            return self._redacted(
+                await self._run_once(task, lambda fraction, text: on_progress(fraction, self._clean(text)))
+            )
 
     def reload(self, config: Config) -> None:
         """Start workers with this configuration from now on; those at work finish their task and are replaced."""
@@ -291,7 +293,7 @@ class LocalExecutor:
         return worker
 
     def _environment(self, needs: frozenset[str]) -> dict[str, str]:
-        hidden = _THE_DAEMONS_OWN | self._secrets.keys()
+        hidden = _THE_DAEMONS_OWN | {*SECRETS, *self._secrets}
         shown = {name: value for name, value in os.environ.items() if name not in hidden}
         return {**shown, **self._secrets} if "network" in needs else shown
 
@@ -341,9 +343,12 @@ class LocalExecutor:
 
     def _redacted(self, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Done):
-            return outcome
-        secrets = [secret for secret in self._secrets.values() if secret]
-        return replace(outcome, error=redact(outcome.error, secrets), details=redact(outcome.details, secrets))
+            return Done(self._clean(outcome.result))
+        return replace(outcome, error=self._clean(outcome.error), details=self._clean(outcome.details))
+
+    def _clean(self, value: Any) -> Any:
+        """A JSON value without secrets."""
+        return redact_all(value, [secret for secret in self._secrets.values() if secret])
 
 
 async def _lock(descriptor: int, path: Path) -> None:
@@ -375,7 +380,7 @@ def _worker_of(task: Task) -> str:
 
 
 def _log_fields(task: Task) -> dict[str, str]:
-    fields = {"job_id": task.job_id, "stage": task.stage or task.kind, "plugin": task.plugin}
+    fields = {"job": task.job_id, "stage": task.stage or task.kind, "plugin": task.plugin}
     return {name: value for name, value in fields.items() if value}
 
 

@@ -33,9 +33,13 @@ MIGRATIONS: tuple[str, ...] = (
         details TEXT,
         cleaned INTEGER NOT NULL DEFAULT 0    -- its folder is gone
     ) STRICT;
-    CREATE INDEX jobs_ready ON jobs (needs, priority DESC, id) WHERE needs IS NOT NULL;
+    CREATE INDEX jobs_ready ON jobs (needs, priority DESC, id, not_before) WHERE needs IS NOT NULL;
+    CREATE INDEX jobs_due ON jobs (not_before) WHERE not_before > 0;
+    CREATE INDEX jobs_active ON jobs (priority DESC, id, state, finished) WHERE finished IS NULL;
+    CREATE INDEX jobs_finished ON jobs (finished) WHERE finished IS NOT NULL;
+    CREATE INDEX jobs_uncleaned ON jobs (finished) WHERE cleaned = 0 AND finished IS NOT NULL;
     CREATE INDEX jobs_name ON jobs (name, id);
-    CREATE INDEX jobs_finished ON jobs (cleaned, finished) WHERE finished IS NOT NULL;
+    CREATE INDEX jobs_source ON jobs (source ->> 'inode');
     CREATE INDEX jobs_copied ON jobs (copied) WHERE copied = 1;
 
     CREATE TABLE steps (

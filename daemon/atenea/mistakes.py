@@ -6,7 +6,7 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -20,11 +20,12 @@ _TOO_DEEP = "is nested too deeply"
 
 
 class Invalid(Exception):  # noqa: N818 - a verdict with its reasons, always caught
-    """Values that do not fit a model; `mistakes` holds a sentence for each."""
+    """Values that do not fit a model; `mistakes` holds a sentence for each, `paths` where they stand, () for all."""
 
-    def __init__(self, mistakes: list[str]) -> None:
+    def __init__(self, mistakes: list[str], paths: Collection[tuple[int | str, ...]] = ((),)) -> None:
         super().__init__("; ".join(mistakes))
         self.mistakes = mistakes
+        self.paths = paths
 
 
 def validated(model: type[Model], values: Mapping[str, Any], prefix: str = "") -> Model:
@@ -43,7 +44,8 @@ def validated(model: type[Model], values: Mapping[str, Any], prefix: str = "") -
     try:
         return model.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise Invalid(explain(error, prefix, model)) from None
+        paths = [detail["loc"] for detail in error.errors(include_url=False)]
+        raise Invalid(explain(error, prefix, model), paths) from None
 
 
 def explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:

@@ -23,18 +23,21 @@ class ProgressFiles:
     """The progress files of one outbox; does nothing unless the configuration wants them."""
 
     def __init__(self, config: Config, ledger: Ledger) -> None:
-        self._wanted = config.outbox.progress_files
+        self.config = config
         self._outbox = config.paths.outbox
         self._ledger = ledger
         self._publisher = Publisher(config.paths.outbox, ledger)
         self._written: dict[str, Path] = {}
 
+    def tidy(self) -> None:
+        """Remove what a daemon that was killed left behind."""
+        for path in self._outbox.glob(f"*{_SUFFIX}"):
+            path.unlink(missing_ok=True)
+
     def update(self, running: Mapping[str, Progress]) -> None:
         """Write the files of the jobs that run, and remove those of the jobs that do not any more."""
-        if not self._wanted:
-            return
         try:
-            self._bring_up_to_date(running)
+            self._bring_up_to_date(running if self.config.outbox.progress_files else {})
         except OSError as error:
             log.warning("the progress files cannot be written", error=str(error))
 

@@ -53,7 +53,7 @@ class Publisher:
 
     def tidy(self) -> None:
         """Remove what a crash left staged; jobs that are still to be published are staged again."""
-        for entry in os.scandir(self._outbox):
+        for entry in list(os.scandir(self._outbox)):
             if entry.name.startswith(HIDDEN_PREFIX) and not entry.is_dir(follow_symlinks=False):
                 Path(entry.path).unlink(missing_ok=True)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from pydantic import ConfigDict, ValidationError, validate_call
+
 from atenea.config import Config
 from atenea.errors import UsageError
 from atenea.ledger import Ledger
@@ -14,6 +16,9 @@ from atenea.views import job_details, job_view
 
 RECENT = 20
 """Finished jobs in a list, unless more are asked for."""
+
+_NEXT = 1000
+"""Unfinished jobs in a list; an answer takes time that the daemon does nothing else in."""
 
 
 class Running(Protocol):
@@ -55,16 +60,12 @@ class QueueDesk:
         self.config = config
         self._ledger = ledger
         self._running = running
-        self._commands: Mapping[str, Callable[..., dict[str, Any]]] = {
-            "jobs": self.jobs,
-            "show": self.show,
-            "cancel": self.cancel,
-            "retry": self.retry,
-            "pause": self.pause,
-            "resume": self.resume,
-            "taken": self.taken,
-            "wake": self.wake,
-        }
+        commands: tuple[Callable[..., dict[str, Any]], ...] = (
+            *(self.jobs, self.show, self.taken),
+            *(self.cancel, self.retry, self.pause, self.resume, self.wake),
+        )
+        strictly = validate_call(config=ConfigDict(strict=True))
+        self._commands = {command.__name__: strictly(command) for command in commands}
 
     def answer(self, command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out a command.
@@ -76,13 +77,19 @@ class QueueDesk:
             raise UsageError(f"{command}: unknown command of the control socket")
         try:
             return self._commands[command](**arguments)
-        except TypeError as error:
-            raise UsageError(f"{command}: {error}") from None
+        except ValidationError as error:
+            reasons = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]
+            raise UsageError(f"{command}: {'; '.join(reasons)}") from None
 
     def jobs(self, limit: int = RECENT) -> dict[str, Any]:
-        """The unfinished jobs, then those that finished last."""
-        rows = self._ledger.active() + self._ledger.finished(limit)
-        return {**self._running.status(), "paused": self._ledger.paused, "jobs": [self._view(row) for row in rows]}
+        """The unfinished jobs, as far as one wants to see them, then those that finished last."""
+        active = self._ledger.active(_NEXT)
+        return {
+            **self._running.status(),
+            "paused": self._ledger.paused,
+            "more": sum(self._ledger.counts().values()) - len(active),
+            "jobs": [self._view(row) for row in active + self._ledger.finished(limit)],
+        }
 
     def show(self, job: str) -> dict[str, Any]:
         """Everything about one job."""
@@ -94,7 +101,10 @@ class QueueDesk:
     def cancel(self, job: str) -> dict[str, Any]:
         """Cancel a job; a running step gets a while to stop."""
         row = self._find(job)
-        if not row.is_final and self._running.progress(row.id):
+        progress = self._running.progress(row.id)
+        if progress and progress.stage == "publish":
+            raise UsageError(f"{row.name} ({row.id}) is finished and being published; there is nothing to cancel")
+        if progress and not row.is_final:
             self._running.stop_step(row.id)
         else:
             self._ledger.cancel(row)
@@ -120,7 +130,7 @@ class QueueDesk:
     def taken(self, device: int, inode: int) -> dict[str, Any]:
         """The job that a file of the inbox has become, if it was taken."""
         row = self._ledger.taken_from(device, inode)
-        return {"job": self._view(row) if row else None}
+        return {**self._running.status(), "job": self._view(row) if row else None}
 
     def wake(self) -> dict[str, Any]:
         """Look at the inbox now."""

@@ -34,7 +34,6 @@ def build_report(job: JobRow, steps: Sequence[StepRow], video: Path) -> dict[str
         "started": iso_time(job.started),
         "inputs": intake.get("inputs", {}),
         "stages": [_stage_report(step) for step in steps if step.stage in _STAGES],
-        "seconds": {step.plugin or step.stage: round(step.seconds, 3) for step in steps if step.seconds is not None},
         "video": {"sha256": durable.sha256_file(video), "bytes": video.stat().st_size},
     }
 

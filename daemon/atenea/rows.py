@@ -34,6 +34,11 @@ class Step:
         """The state of a job while this step runs."""
         return {"intake": "queued", "mux": "post", "publish": "post"}.get(self.stage, self.stage)
 
+    def does_the_same(self, other: Step) -> bool:
+        """Whether the other step would make the same of the same."""
+        mine, others = dict(self.options), dict(other.options)
+        return (self.stage, self.plugin, mine) == (other.stage, other.plugin, others)
+
 
 INTAKE = Step(stage="intake", needs=frozenset({"intake"}))
 MUX = Step(stage="mux", needs=frozenset({"cpu"}))

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from atenea.errors import BusyError
+from atenea.errors import BusyError, UsageError
 
 
 class StateLock:
@@ -15,6 +15,7 @@ class StateLock:
 
     Raises:
         BusyError: another process holds it.
+        UsageError: there is no such folder, or it may not be written.
     """
 
     def __init__(self, state: Path) -> None:
@@ -22,8 +23,10 @@ class StateLock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> StateLock:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        except OSError as error:
+            raise UsageError(f"{self._path}: cannot be opened: {error.strerror}") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from atenea.report import build_error, build_report, write_json
 from atenea.retention import drop_work
 from atenea.rows import JobRow, Step, StepRow, split_needs
 from atenea.scheduler import may_try_again, retry_delay
+from atenea.threads import in_thread
 
 log = structlog.get_logger()
 
@@ -70,12 +72,22 @@ class StepRunner:
     def _plan(self, attempt: int, job: JobRow, outcome: Done) -> None:
         plan = outcome.result
         steps = [Step(**{**step, "needs": split_needs(step["needs"])}) for step in plan["steps"]]
-        self._ledger.plan(attempt, job, steps=steps, result={"inputs": plan["inputs"]}, priority=plan["priority"])
+        result = {"inputs": plan["inputs"]}
+        self._drop_stale_work(job, steps, result)
+        self._ledger.plan(attempt, job, steps=steps, result=result, priority=plan["priority"])
         log.info("job accepted", job=job.id, name=job.name, stages=[s.plugin or s.stage for s in steps])
+
+    def _drop_stale_work(self, job: JobRow, steps: Sequence[Step], result: Mapping[str, Any]) -> None:
+        """Remove what another plan has left in the work folders: a stage would go on from it as if it were its own."""
+        keep = {step.workdir for step in self._ledger.common_steps(job, steps, result)}
+        for step in self._ledger.steps(job.id):
+            if step.workdir not in keep:
+                shutil.rmtree(self._folder(job) / step.workdir, ignore_errors=True)
 
     def _wait(self, attempt: int, job: JobRow, waiting: Mapping[str, Any]) -> None:
         limit = self.config.limits.wait_for_files_seconds
-        if time.time() - job.created > limit:
+        # Not at the first look, after a retry too: until the second, even a file that is there has not settled.
+        if job.waiting and time.time() - job.created > limit:
             names = " and ".join(waiting)
             error = (
                 f"{job.relative}: {names} did not arrive within {limit:g} seconds;"
@@ -97,7 +109,7 @@ class StepRunner:
         """Whether an upload went on after its file was taken; then the job waits until it settles, and starts over."""
         original = self._folder(job) / "original"
         try:
-            now = await asyncio.to_thread(fingerprint, original, job.relative)
+            now = await in_thread(fingerprint, original, job.relative)
         except FileNotFoundError:
             now = NOTHING
         if now == job.fingerprint:
@@ -160,7 +172,7 @@ class StepRunner:
 
     async def _publish(self, job: JobRow, step: StepRow) -> dict[str, Path]:
         async with self._publishing:
-            return await asyncio.to_thread(self._publish_now, job, step)
+            return await in_thread(self._publish_now, job, step)
 
     def _publish_now(self, job: JobRow, step: StepRow) -> dict[str, Path]:
         attempt = self._ledger.begin(job, step)

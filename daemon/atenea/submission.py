@@ -97,7 +97,10 @@ def _submit_folder(folder: Path, staging: Path, inbox: Path, presets: Collection
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a file so that the daemon, which may be another user, can read it, and as one written now."""
-    durable.copy_synced(source.resolve(), target)
+    source = source.resolve()
+    if source.exists() and not source.is_file():
+        raise UsageError(f"{source}: is no file that can be submitted; remove it from the job")
+    durable.copy_synced(source, target)
     target.chmod(0o644)
     os.utime(target)
 

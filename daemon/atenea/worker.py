@@ -35,6 +35,7 @@ from atenea.timing import read_timing
 from atenea.worker_link import Link, Progress, leave_guardian, send_logs
 
 _REPORT_BYTES = 256 * 1024
+_ARTIFICIAL = "Made with atenea: the voice and the picture are artificial."
 _STAGE_ARGUMENT = {"audio": "speech", "render": "wav", "post": "video"}
 
 
@@ -111,7 +112,7 @@ class Worker:
 
     def mux(self, task: Task, progress: Progress) -> Mapping[str, Any]:
         """Add the speech to the rendered video."""
-        from atenea.media.audio import wav_info  # noqa: PLC0415 - heavy, and only needed here
+        from atenea.media.audio import keeps_time, wav_info  # noqa: PLC0415 - heavy, and only needed here
         from atenea.media.mux import add_speech  # noqa: PLC0415 - heavy, and only needed here
 
         folder = Path(task.folder)
@@ -120,13 +121,14 @@ class Worker:
         wav = folder / task.artifacts["wav"]
         job = read_job_file(folder)
         speech = folder / task.artifacts["speech"] if "speech" in task.artifacts else job.audio_file or wav
+        samples = wav_info(wav)
         target = workdir / "video.mp4"
         add_speech(
             video=folder / task.artifacts["video"],
-            speech=speech,
-            wav_samples=wav_info(wav),
+            speech=speech if keeps_time(speech, samples) else wav,
+            wav_samples=samples,
             target=target,
-            metadata=task.arguments.get("metadata") or {},
+            metadata={"title": job.name, "comment": _ARTIFICIAL},
             progress=lambda fraction: progress(fraction, ""),
         )
         return {"artifact": _relative(target, folder)}

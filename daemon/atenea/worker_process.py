@@ -34,7 +34,7 @@ _CHUNK = 1 << 16
 _PROC = Path("/proc")
 _RESERVED = frozenset(
     {"event", "level", "timestamp", "logger", "exc_info", "stack_info", "self", "method_name"}
-    | {"job_id", "stage", "plugin", "pid"}
+    | {"job", "stage", "plugin", "pid"}
 )
 """Names of fields that are the daemon's own, or arguments of structlog's methods."""
 

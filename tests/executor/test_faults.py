@@ -174,14 +174,14 @@ def test_a_plugin_that_hangs(bench):
 
 
 def test_fields_that_are_not_a_plugins_to_set(bench):
-    names = ("self", "method_name", "job_id", "level", "timestamp")
+    names = ("self", "method_name", "job", "level", "timestamp")
     event = {"event": "log", "level": "shout", "message": "hi \ud800", "fields": dict.fromkeys(names, "x")}
     sent = json.dumps(event).encode() + b"\n"
     bench.plugin("good", f"import socket\nsocket.socket(fileno=os.dup(int(sys.argv[1]))).sendall({sent})\n{GOOD}")
     assert isinstance(bench.run(bench.task("good")), Done)
     entry = next(entry for entry in bench.logs if entry["event"].startswith("hi"))
     assert entry["event"] == "hi \\ud800"
-    assert entry["job_id"] == "1"
+    assert entry["job"] == "1"
     assert entry["self_"] == "x"
 
 

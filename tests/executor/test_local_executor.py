@@ -62,7 +62,7 @@ def test_stage_gives_everything(bench):
     assert seen[-1] == (1.0, "all")
     assert bench.lines() == ["hello", "oops"]
     entry = next(entry for entry in bench.logs if entry["event"] == "low voice")
-    assert entry.items() >= {"log_level": "warning", "job_id": "1", "stage": "tts", "plugin": "good", "pid_": 1}.items()
+    assert entry.items() >= {"log_level": "warning", "job": "1", "stage": "tts", "plugin": "good", "pid_": 1}.items()
     assert (bench.config.paths.cache / "good" / "kept").exists()
 
 

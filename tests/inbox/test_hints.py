@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917 - what a test asks of fixtures are its arguments
 """Events of the real kernel. What must come is waited for; that nothing comes is shown by what comes after it."""
 
 import errno

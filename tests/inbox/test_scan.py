@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917 - what a test asks of fixtures are its arguments
 import os
 import shutil
 import socket

@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917 - what a test asks of fixtures are its arguments
 """Stops taking before each of its system calls and commits, then recovers: every job is there once, and whole."""
 
 import errno

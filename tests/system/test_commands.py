@@ -41,8 +41,9 @@ def running(instance: Instance, name: str) -> dict[str, object]:
 
 
 def test_submit_and_wait_prints_the_video(new_instance: NewInstance, tmp_path: Path) -> None:
-    instance = new_instance("[render]\nplugin = 'stub'\n").start()
+    instance = new_instance("[render]\nplugin = 'stub'\n")
     instance.plugin("stub", RENDER_STUB)
+    instance.start()
     text = tmp_path / "greeting.txt"
     text.write_text("Hello.")
     done = instance.atenea("submit", str(text), "--wait")
@@ -63,8 +64,9 @@ def test_submit_wait_exits_1_with_the_reason_when_the_job_fails(new_instance: Ne
 
 
 def test_submit_sends_the_files_that_a_job_names(new_instance: NewInstance, tmp_path: Path) -> None:
-    instance = new_instance("[render]\nplugin = 'stub'\n").start()
+    instance = new_instance("[render]\nplugin = 'stub'\n")
     instance.plugin("stub", RENDER_STUB)
+    instance.start()
     (tmp_path / "speech.txt").write_text("Spoken from a file.")
     (tmp_path / "job.toml").write_text('text_file = "speech.txt"\n')
     instance.atenea("submit", str(tmp_path / "job.toml"))
@@ -108,8 +110,9 @@ def test_a_cancelled_job_makes_room_for_the_next(waiting: Instance) -> None:
 
 
 def test_pause_holds_stages_and_resume_lets_them_go(new_instance: NewInstance) -> None:
-    instance = new_instance("[render]\nplugin = 'stub'\n").start()
+    instance = new_instance("[render]\nplugin = 'stub'\n")
     instance.plugin("stub", RENDER_STUB)
+    instance.start()
     assert instance.atenea("pause").stdout == "the queue is paused\n"
     instance.drop("held.txt", "Hello.")
     instance.drop("bad.txt", "")
@@ -123,7 +126,7 @@ def test_pause_holds_stages_and_resume_lets_them_go(new_instance: NewInstance) -
 
 
 def test_retry_goes_on_after_the_last_finished_stage(new_instance: NewInstance) -> None:
-    instance = new_instance("[tts]\nplugin = 'counting'\n[render]\nplugin = 'stub'\n").start()
+    instance = new_instance("[tts]\nplugin = 'counting'\n[render]\nplugin = 'stub'\n")
     calls = instance.folder / "calls"
     instance.plugin(
         "counting",
@@ -135,6 +138,7 @@ def test_retry_goes_on_after_the_last_finished_stage(new_instance: NewInstance) 
         "    return path\n",
     )
     instance.plugin("stub", "@hookimpl\ndef render(job, wav, ctx):\n    raise PermanentError('the lamp is broken')\n")
+    instance.start()
     instance.drop("again.txt", "Hello.")
     answer = instance.output("again.error.txt").read_text()
     assert answer.splitlines()[0] == "render plugin 'stub': the lamp is broken"

@@ -27,9 +27,9 @@ def keep_wav(instance: Instance) -> None:
     """An audio plugin that leaves a copy of its WAV where the test finds it."""
     instance.plugin(
         "keeping",
-        "import shutil\nfrom atenea.media.audio import decode_to_wav\n"
+        "import shutil\nfrom atenea.media.audio import write_wav\n"
         "@hookimpl\ndef audio(job, speech, ctx):\n"
-        "    wav = ctx.workdir / 'speech.wav'\n    decode_to_wav(speech, wav, max_seconds=60)\n"
+        "    wav = ctx.workdir / 'speech.wav'\n    write_wav(speech, wav, max_seconds=60)\n"
         f"    shutil.copy(wav, {str(instance.folder / 'kept.wav')!r})\n    return wav\n",
     )
 

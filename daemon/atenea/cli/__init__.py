@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-import click
+import typer
 
 from atenea.cli.app import app
 from atenea.errors import AteneaError, ExitCode, MistakesError
+from atenea.naming import printable
 
 # Importing these modules registers their commands, in this order.
 import atenea.cli.run  # isort: skip
@@ -30,10 +31,10 @@ def _code() -> int:
     except AteneaError as error:
         _complain(str(error))
         return int(error.exit_code)
-    except click.ClickException as error:
+    except typer.TyperException as error:
         _complain(error.format_message())
         return int(ExitCode.USAGE)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone; what it has read is enough
         sys.stderr.close()
@@ -41,4 +42,4 @@ def _code() -> int:
 
 
 def _complain(sentence: str) -> None:
-    print("atenea:", " ".join(sentence.split()), file=sys.stderr)
+    print("atenea:", printable(" ".join(sentence.split())), file=sys.stderr)

@@ -46,6 +46,12 @@ class StepDisplay:
         if self._bars:
             self._bars.stop()
 
+    def complete(self) -> None:
+        """The steps shown so far are done: their last word may have come a little before."""
+        if self._bars:
+            for task in self._tasks.values():
+                self._bars.update(task, completed=1.0, text="")
+
     def update(self, progress: steps.Progress) -> None:
         """Show the progress of a step."""
         self.show(progress.plugin or progress.stage, progress.fraction, progress.text, progress.seconds_left)
@@ -56,6 +62,7 @@ class StepDisplay:
         words = ", ".join(part for part in (printable(text), left) if part)
         if self._bars:
             if step not in self._tasks:
+                self.complete()
                 self._tasks[step] = self._bars.add_task(step, total=1.0, text="")
             self._bars.update(self._tasks[step], completed=fraction, text=words)
         elif fraction >= self._said.get(step, -1) + _LINE_EVERY:
@@ -87,6 +94,8 @@ def headline(answer: dict[str, Any]) -> Text:
     parts = ["the daemon is running" if answer["daemon"] else "no daemon is running"]
     if answer["paused"]:
         parts.append("the queue is paused (atenea resume)")
+    if answer["more"]:
+        parts.append(f"{answer['more']:,} more jobs are queued")
     if not answer["jobs"]:
         parts.append("no jobs yet")
     return Text("; ".join(parts), style="dim")

@@ -36,7 +36,7 @@ def submit(
 ) -> int:
     """Put jobs into the inbox safely, with the files that they name."""
     settings = load_config(config)
-    submitted = [submit_file(file, settings.paths.inbox) for file in files]
+    submitted = [submit_file(file, settings.paths.inbox, settings.presets) for file in files]
     if not wait:
         for job in submitted:
             typer.echo(job.path)
@@ -53,7 +53,9 @@ def _wait(settings: Any, submitted: Submitted) -> bool:
             if not answer["daemon"]:
                 raise UsageError("no daemon is running, so nothing would come of waiting; start it: atenea run")
             job = answer["job"]
-            if job and job["state"] in {"done", "failed", "cancelled"}:
+            if job and job["state"] == "done":
+                display.complete()
+            if job and job["finished"]:
                 break
             if job and job["running"]:
                 display.show(job["plugin"] or job["stage"], job["fraction"], job["progress"], job["seconds_left"])

@@ -124,6 +124,8 @@ def _make(config: Config, secrets: dict[str, str]) -> Path:
     with StepDisplay() as display:
         daemon = Daemon(config, secrets, once=True, on_published=videos.append, on_progress=display.update)
         asyncio.run(daemon.run())
+        if videos:
+            display.complete()
     if videos:
         return videos[0]
     answers = list(config.paths.outbox.glob("*.error.txt"))

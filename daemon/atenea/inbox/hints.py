@@ -1,7 +1,8 @@
 """File system events, as hints that a scan may be worth while now. Nothing is lost without them, only seconds.
 
 Watched are the inbox and the folders of presets, not what is below: a job folder that fills is pending, so the scan
-looks at it again by itself. Only creating, closing after a write and moving count, so that scans cause no events.
+looks at it again by itself. Only creating, closing after a write and moving in count, so that neither scanning nor
+taking causes events.
 """
 
 from __future__ import annotations
@@ -13,27 +14,14 @@ import stat
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from watchdog.events import (
-    DirCreatedEvent,
-    DirMovedEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileMovedEvent,
-    FileSystemEvent,
-    FileSystemEventHandler,
-)
+from watchdog.events import DirCreatedEvent, FileClosedEvent, FileCreatedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers.api import BaseObserver
-from watchdog.observers.inotify import InotifyObserver
+from watchdog.observers.inotify import InotifyEmitter, InotifyObserver
+from watchdog.observers.inotify_c import InotifyConstants, Mask
 
 _log = logging.getLogger(__name__)
 
-_EVENTS: list[type[FileSystemEvent]] = [
-    DirCreatedEvent,
-    DirMovedEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileMovedEvent,
-]
+_EVENTS: list[type[FileSystemEvent]] = [DirCreatedEvent, FileClosedEvent, FileCreatedEvent]
 _MOUNTS = Path("/proc/self/mountinfo")
 _REMOTE = frozenset({"9p", "afs", "ceph", "cifs", "ncpfs", "nfs", "nfs4", "smb3", "smbfs", "vboxsf", "virtiofs"})
 _POLLS = "the inbox is looked through now and then"
@@ -124,7 +112,7 @@ class Hints:
         self._set_problem(f"no events for what others write on {kind}: {_POLLS}" if is_remote else None)
 
     def _observe(self, folders: _Folders) -> BaseObserver:
-        observer = InotifyObserver()
+        observer = _Observer()
         try:
             for path in folders:
                 real = os.path.realpath(path) if path is self._inbox else str(path)
@@ -145,6 +133,21 @@ class Hints:
         if problem != self._problem:
             self._report(problem or "file system events work again")
         self._problem = problem
+
+
+class _Emitter(InotifyEmitter):
+    """Without moves out: watchdog holds them back for half a second, to pair them, and all that comes after them too."""
+
+    def get_event_mask_from_filter(self) -> Mask:
+        return Mask(super().get_event_mask_from_filter() & ~InotifyConstants.IN_MOVED_FROM)
+
+
+class _Observer(InotifyObserver):
+    """An `InotifyObserver` with `_Emitter`s."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._emitter_class = _Emitter
 
 
 class _Handler(FileSystemEventHandler):

@@ -47,7 +47,6 @@ _log = logging.getLogger(__name__)
 
 ORIGINAL = "original"
 COPY = ".copy"
-_BATCH = 256
 _NO_RENAME = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EROFS})
 
 
@@ -129,7 +128,7 @@ class Taker:
         self._not_undone: list[str] = []
 
     def take(self, candidates: Sequence[Candidate]) -> list[TakenRow]:
-        """Take what still is as it had settled, and enter it in the ledger.
+        """Take what still is as it had settled, and enter it in the ledger with one commit.
 
         Raises:
             OSError: the state folder cannot be written or synced.
@@ -137,8 +136,8 @@ class Taker:
         """
         taken = self._settle_doubts()
         self._finish_copies()
-        for start in range(0, len(candidates), _BATCH):
-            taken += self._take_batch(candidates[start : start + _BATCH])
+        if candidates:
+            taken += self._take_batch(candidates)
         return taken
 
     def recover(self) -> list[TakenRow]:

@@ -196,6 +196,19 @@ class SoundReader:
             )
 
 
+def keeps_time(speech: Path, wav_samples: int) -> bool:
+    """Whether the speech lasts as long as the 16 kHz WAV that an audio stage made of it, to 1/25 s.
+
+    If not, the stage has cut or stretched it, and only the WAV goes with the picture.
+
+    Raises:
+        PermanentError: the speech cannot be read.
+    """
+    with opened(speech) as container:
+        duration = _duration(container, sound_of(container, speech))
+    return duration is None or abs(duration - Fraction(wav_samples, SAMPLE_RATE)) <= Fraction(1, 25)
+
+
 def _duration(container: InputContainer, stream: AudioStream) -> Fraction | None:
     if stream.duration and stream.time_base:
         return stream.duration * stream.time_base

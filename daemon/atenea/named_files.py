@@ -1,0 +1,114 @@
+"""The files that a job names: looked up, waited for until they do not change any more, and copied into the job."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, NamedTuple
+
+from atenea.inbox.nofollow import open_beneath
+from atenea.inbox.readings import Reading
+from atenea.naming import printable
+
+_CHUNK = 1 << 20
+
+
+class NamedFile(NamedTuple):
+    """A file that a job names: by which key, by which name, and where it is looked up, nearest first."""
+
+    key: str
+    name: str
+    roots: tuple[Path, ...]
+
+
+class NamedFiles:
+    """Looks at all the files first, and copies them only when all are there and settled.
+
+    Args:
+        previous: readings of the files at the last look: one is settled when it did not change since.
+        at_once: take the files as they are; nobody is writing them.
+        most_bytes: the largest file that is copied.
+
+    Attributes:
+        mistakes: a sentence for each file that will not be used, whatever happens.
+        waiting: names of files that are missing, with None, or still change, with their readings.
+        hashes: SHA-256 of what was copied, by key.
+    """
+
+    def __init__(self, previous: Mapping[str, Any], *, at_once: bool, most_bytes: int) -> None:
+        self._previous = previous
+        self._at_once = at_once
+        self._most_bytes = most_bytes
+        self.mistakes: list[str] = []
+        self.waiting: dict[str, list[int] | None] = {}
+        self.hashes: dict[str, str] = {}
+
+    def look(self, files: list[NamedFile]) -> None:
+        """Find out which files cannot be used, and which must be waited for."""
+        for file in files:
+            found = self._open(file)
+            if found:
+                with found:
+                    self._judge(file, _reading(found))
+
+    def copy(self, files: list[NamedFile], target: Path) -> dict[str, Path]:
+        """Copy the files, each into a folder of `target` named by its key; where they are, by key.
+
+        One that changed since the look is waited for again.
+        """
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        return {file.key: path for file in files for path in self._copy(file, target)}
+
+    def _open(self, file: NamedFile) -> BinaryIO | None:
+        for root in file.roots:
+            try:
+                return os.fdopen(open_beneath(root, file.name), "rb")
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                reason = f"is no plain file beside the job or in the assets folder ({error.strerror})"
+                self.mistakes.append(f"{file.key}: {file.name!r} {reason}")
+                return None
+        self.waiting[file.name] = None
+        return None
+
+    def _judge(self, file: NamedFile, reading: list[int]) -> None:
+        if reading[2] > self._most_bytes:
+            self.mistakes.append(f"{file.key}: {file.name!r} is larger than {self._most_bytes:,} bytes")
+        elif not self._at_once and self._previous.get(file.name) != reading:
+            self.waiting[file.name] = reading
+
+    def _copy(self, file: NamedFile, target: Path) -> Iterator[Path]:
+        source = self._open(file)
+        if source is None:
+            return
+        path = place(target, file.key, file.name)
+        digest = hashlib.sha256()
+        with source, path.open("wb") as copy:
+            before = _reading(source)
+            while chunk := source.read(_CHUNK):
+                copy.write(chunk)
+                digest.update(chunk)
+            copy.flush()
+            os.fsync(copy.fileno())
+            after = _reading(source)
+        if after != before or not (self._at_once or self._previous.get(file.name) == after):
+            self.waiting[file.name] = after
+            return
+        self.hashes[file.key] = digest.hexdigest()
+        yield path
+
+
+def place(target: Path, key: str, name: str) -> Path:
+    """Where the copy of a named file goes: under its own name, which sentences show, as far as JSON can hold it."""
+    folder = target / key
+    folder.mkdir()
+    return folder / printable(PurePosixPath(name).name)
+
+
+def _reading(file: BinaryIO) -> list[int]:
+    return list(Reading.of(os.fstat(file.fileno())))
