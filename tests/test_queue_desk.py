@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from stock import Jobs
 
+from atenea import queue_desk
 from atenea.config import Config, Paths
 from atenea.errors import ExitCode, UsageError
 from atenea.ledger import Ledger
@@ -249,3 +250,12 @@ def test_wrong_arguments_are_refused(desk: QueueDesk) -> None:
     assert refusal(desk, "show", job=[1]) == "show: job: Input should be a valid string"
     assert refusal(desk, "jobs", limit="3") == "jobs: limit: Input should be a valid integer"
     assert refusal(desk, "pause", x=1) == "pause: x: Unexpected keyword argument"
+
+
+def test_a_list_of_very_many_jobs_is_cut(desk: QueueDesk, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_desk, "_NEXT", 2)
+    first, second, _third = (jobs.take(name) for name in ("first", "second", "third"))
+    done = jobs.failed("done")
+    answer = desk.answer("jobs", {})
+    assert [job["id"] for job in answer["jobs"]] == [first.id, second.id, done.id]
+    assert answer["more"] == 1

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from watchdog.observers.inotify_c import InotifyFD
+from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 
 from atenea.inbox import hints as hints_module
 from atenea.inbox.hints import Hints
@@ -103,6 +104,14 @@ def test_scans_and_reading_wake_nobody(watch, inbox, wakes):
     assert wakes.come((inbox / "b.txt").touch)
     # Creating and closing; the same event twice in a row may come as one.
     assert wakes.settle() <= 2
+
+
+def test_taking_does_not_hold_up_what_comes_next(watch, inbox, wakes, tmp_path, monkeypatch):
+    monkeypatch.setattr(InotifyMoveEventGrouper, "delay", 2 * DEADLINE)
+    (inbox / "taken.txt").touch()
+    watch()
+    (inbox / "taken.txt").rename(tmp_path / "taken.txt")
+    assert wakes.come((inbox / "next.txt").touch)
 
 
 def test_an_exception_is_logged_and_the_next_event_comes(watch, inbox, wakes, caplog):
@@ -228,15 +237,15 @@ class TestWithoutEvents:
         assert wakes.come((inbox / "a.txt").touch)
 
     def test_a_file_system_that_others_write_to(self, watch, inbox, wakes, complaints, monkeypatch):
-        monkeypatch.setattr(hints_module, "_file_system", lambda device: "nfs4")
+        monkeypatch.setattr(hints_module, "file_system", lambda device: "nfs4")
         hints = watch()
         assert hints.refresh() is False
         assert complaints == ["no events for what others write on nfs4: the inbox is looked through now and then"]
         assert wakes.come((inbox / "a.txt").touch)
 
     def test_the_type_of_a_file_system(self, other_mount):
-        assert hints_module._file_system(other_mount.stat().st_dev) == "tmpfs"
-        assert hints_module._file_system(0) == ""
+        assert hints_module.file_system(other_mount.stat().st_dev) == "tmpfs"
+        assert hints_module.file_system(0) == ""
 
     def test_an_unreadable_inbox_is_not_taken_for_a_quiet_one(self, watch, inbox, monkeypatch):
         monkeypatch.setattr(os, "access", lambda path, mode: False)
