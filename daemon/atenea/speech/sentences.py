@@ -14,9 +14,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from typing import NamedTuple
 
 PIECE_CHARACTERS = 1500
@@ -41,16 +42,24 @@ _DOTTED = re.compile(r"(?:[^\W\d_]{1,2}\.)+[^\W\d_]{1,2}")
 _LONGEST_WORD = 24
 _SPEECH = re.compile(r"[^\W_]|[\u20ac$\u00a3\u00a5%&+=@\u00b0]")
 
-_ABBREVIATIONS = frozenset(
+
+def _listed(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_ABBREVIATIONS = (
     # English
-    "mr mrs ms dr prof rev fr sr jr st mt ft gen col lt sgt capt cmdr hon gov sen rep pres vs etc eg ie cf al approx "
-    "dept est fig figs no nos vol vols p pp ed eds ch sec art inc ltd co corp bros ave blvd rd jan feb mar apr jun jul "
-    "aug sep sept oct nov dec mon tue wed thu fri sat sun "
+    _listed("mr mrs ms dr prof rev fr sr jr st mt ft gen col lt sgt capt cmdr hon gov rep pres vs etc eg ie cf al")
+    | _listed("approx dept est inc ltd co corp bros ave blvd rd")
     # Spanish, Portuguese, French, Italian
-    "sra sres dra ud uds vd vds pág págs núm nº av avda c izq dcha tel mme mlle m mm ex env sig dott "
+    | _listed("sra sres dra ud uds vd vds av avda izq dcha tel mme mlle mm ex env sig dott")
     # German, Dutch
-    "bzw usw ca nr str evtl ggf inkl max min mio mrd vgl zzgl hr fr dhr mevr bijv".split()  # noqa: SIM905 - easier to read
+    | _listed("bzw usw ca str evtl ggf inkl mio mrd vgl zzgl hr dhr mevr bijv")
 )
+_BEFORE_NUMBERS = _listed(
+    "no nos fig figs vol vols pp ed eds ch sec art nr nº núm pág págs jan feb mar apr jun jul aug sep sept oct nov dec"
+)
+"""Abbreviations that are words as well: "No. 5", but "He said no.\""""
 
 
 class Pause(Enum):
@@ -93,13 +102,13 @@ def split(text: str, limit: int = PIECE_CHARACTERS) -> list[Piece]:
     pieces: list[Piece] = []
     start = 0
     while start < len(text):
-        end = _choose(text, start, ends[bisect_right(positions, start) :], limit)
+        end = _choose(text, start, islice(ends, bisect_right(positions, start), None), limit)
         pieces.append(Piece(text[start : end.position], end.pause))
         start = end.position
     return pieces
 
 
-def _choose(text: str, start: int, ends: Sequence[_End], limit: int) -> _End:
+def _choose(text: str, start: int, ends: Iterable[_End], limit: int) -> _End:
     chosen: _End | None = None
     begin = _skip_space(text, start)
     for end in ends:
@@ -142,19 +151,21 @@ def _ends(text: str) -> Iterator[_End]:
 
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:
-    following = _OPENING.match(text, match.end())
-    position = following.end() if following else match.end()
-    if text[position : position + 1].islower():
+    opening = _OPENING.match(text, match.end())
+    position = opening.end() if opening else match.end()
+    following = text[position : position + 1]
+    if following.islower():
         return False
-    return match["mark"] != "." or not _is_abbreviation(text, match.start())
+    return match["mark"] != "." or not _is_abbreviation(text, match.start(), following)
 
 
-def _is_abbreviation(text: str, dot: int) -> bool:
+def _is_abbreviation(text: str, dot: int, following: str) -> bool:
     before = _WORD_BEFORE.search(text, max(0, dot - _LONGEST_WORD), dot)
     word = before[0].casefold() if before else ""
     initial = len(word) == 1 and word.isalpha()
     number_in_order = word.isdigit() and len(word) <= 2
-    return initial or number_in_order or word in _ABBREVIATIONS or _DOTTED.fullmatch(word) is not None
+    known = word in _ABBREVIATIONS or (word in _BEFORE_NUMBERS and following.isdigit())
+    return initial or number_in_order or known or _DOTTED.fullmatch(word) is not None
 
 
 def _skip_space(text: str, position: int) -> int:

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from itertools import product
+from typing import NamedTuple
 
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(
@@ -52,11 +53,17 @@ _ALSO = {
     "eg": ("forexample",),
     "ie": ("thatis",),
 }
+
+
+def _listed(words: str) -> tuple[str, ...]:
+    return tuple(words.split())
+
+
 _UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()  # noqa: SIM905 - easier to read
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()  # noqa: SIM905 - easier to read
+    *_listed("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"),
+    *_listed("seventeen eighteen nineteen"),
+)
+_TENS = _listed("twenty thirty forty fifty sixty seventy eighty ninety")
 _SCALES = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
 _ORDINALS = {
     "one": "first",
@@ -67,11 +74,19 @@ _ORDINALS = {
     "nine": "ninth",
     "twelve": "twelfth",
 }
-_NUMBER_WORDS = frozenset({*_UNITS, *_TENS, *(word for _, word in _SCALES), *_ORDINALS.values()}) | frozenset(
-    "and point oh o o'clock a half quarter third thirds to over slash minus percent dollars euros pounds yen cents pence "
-    "am pm".split()  # noqa: SIM905 - easier to read
+_NUMBER_WORDS = frozenset(
+    {
+        *_UNITS,
+        *_TENS,
+        *_ORDINALS.values(),
+        *(word for _, word in _SCALES),
+        *_listed("and point oh o o'clock a half halves quarter quarters third thirds to over slash minus percent"),
+        *_listed("dollars euros pounds yen cents pence am pm"),
+    }
 )
-_COMMON_ENGLISH = frozenset("the a an of and to in is it that this was for with on are be i you he she we they".split())  # noqa: SIM905
+_COMMON_ENGLISH = frozenset(
+    _listed("the a an of and to in is it that this was for with on are be i you he she we they")
+)
 
 _MOST_READINGS = 256
 _NUMBER_SPAN = 12
@@ -82,12 +97,25 @@ _SLIPS = 0.05
 _SHOWN = 3
 
 
+class _Place(NamedTuple):
+    """Positions of words, in the text and in the transcript."""
+
+    start: int
+    end: int
+    heard: int
+    heard_end: int
+
+
+_Stretch = tuple[list[str], list[str]]
+"""Words of the text, and what was heard instead."""
+
+
 def differences(text: str, transcript: str) -> list[str]:
     """What the transcript says otherwise than the text, in a few words each; empty if it says the same."""
     wanted, heard = words(text), words(transcript)
     if _glued(wanted) == _glued(heard):
         return []
-    found = [(left, right) for left, right in _unequal(wanted, heard) if not _same(left, right)]
+    found = [stretch for near in _unequal(wanted, heard) for stretch in _not_the_same(near, wanted, heard)]
     if not _is_english(wanted):
         found = _without_slips(found, len(wanted))
     return [_described(left, right) for left, right in found]
@@ -106,19 +134,27 @@ def _plain_number(word: str) -> str:
     return word.replace(",", "") if re.fullmatch(r"\d{1,3}(,\d{3})+", word) else word
 
 
-def _unequal(wanted: list[str], heard: list[str]) -> Iterator[tuple[list[str], list[str]]]:
-    """The stretches that differ; a single equal word between two of them belongs to both."""
-    matcher = SequenceMatcher(None, wanted, heard, autojunk=False)
-    stretches: list[list[int]] = []
-    for tag, left, left_end, right, right_end in matcher.get_opcodes():
+def _unequal(wanted: list[str], heard: list[str]) -> Iterator[list[_Place]]:
+    """Where the two differ; places with no more than one equal word between them come together."""
+    near: list[_Place] = []
+    for tag, *place in SequenceMatcher(None, wanted, heard, autojunk=False).get_opcodes():
         if tag == "equal":
             continue
-        if stretches and left - stretches[-1][1] <= 1:
-            stretches[-1][1], stretches[-1][3] = left_end, right_end
-        else:
-            stretches.append([left, left_end, right, right_end])
-    for left, left_end, right, right_end in stretches:
-        yield wanted[left:left_end], heard[right:right_end]
+        here = _Place(*place)
+        if near and here.start - near[-1].end > 1:
+            yield near
+            near = []
+        near.append(here)
+    if near:
+        yield near
+
+
+def _not_the_same(near: list[_Place], wanted: list[str], heard: list[str]) -> list[_Stretch]:
+    """Those that are no two ways to write the same, each alone or, with the words between them, all together."""
+    stretches = [(wanted[place.start : place.end], heard[place.heard : place.heard_end]) for place in near]
+    found = [stretch for stretch in stretches if not _same(*stretch)]
+    whole = wanted[near[0].start : near[-1].end], heard[near[0].heard : near[-1].heard_end]
+    return [] if len(near) > 1 and _same(*whole) else found
 
 
 def _same(left: list[str], right: list[str]) -> bool:
@@ -200,7 +236,7 @@ def _is_english(wanted: list[str]) -> bool:
     return common >= len(wanted) / 10 or (len(wanted) < 10 and all(word.isascii() for word in wanted))
 
 
-def _without_slips(found: list[tuple[list[str], list[str]]], count: int) -> list[tuple[list[str], list[str]]]:
+def _without_slips(found: list[_Stretch], count: int) -> list[_Stretch]:
     """The differences that matter where the rules of a language are not known."""
     slips = [pair for pair in found if max(map(len, pair)) <= _LONGEST_SLIP]
     if sum(max(map(len, pair)) for pair in slips) > count * _SLIPS:
