@@ -79,7 +79,9 @@ def test_submit_without_a_daemon_leaves_the_job_for_later(new_instance: NewInsta
     text.write_text("Later.")
     assert instance.atenea("submit", str(text)).stdout == f"{instance.inbox / 'later.txt'}\n"
     refused = instance.atenea("submit", str(text), "--wait", code=2)
-    assert refused.stderr == "atenea: no daemon is running, so nothing would come of waiting; start it: atenea run\n"
+    assert refused.stderr == (
+        f"atenea: {instance.folder / 'state'}: no daemon has run here yet; start it (atenea run), or name its --config\n"
+    )
     assert sorted(os.listdir(instance.inbox)) == ["later-2.txt", "later.txt"]
 
 
@@ -167,6 +169,10 @@ def test_queue_commands_work_without_a_daemon(new_instance: NewInstance) -> None
     assert instance.job("left")["state"] == "queued"
     instance.atenea("pause")
     assert instance.ask("jobs")["paused"] is True
+    text = instance.folder / "more.txt"
+    text.write_text("Hello.")
+    refused = instance.atenea("submit", str(text), "--wait", code=2)
+    assert refused.stderr == "atenea: no daemon is running, so nothing would come of waiting; start it: atenea run\n"
     missing = instance.atenea("show", "nobody", code=2)
     assert missing.stderr == "atenea: nobody: there is no such job; see: atenea jobs\n"
 

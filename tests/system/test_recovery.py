@@ -34,7 +34,7 @@ def assert_nothing_is_left(instance: Instance) -> None:
     assert os.listdir(instance.inbox) == []
     assert [name for name in instance.outputs() if name.startswith(".") or name.endswith(".progress.txt")] == []
     for folder in (instance.folder / "state" / "jobs").iterdir():
-        assert sorted(os.listdir(folder)) == ["job.json", "original"]
+        wait_until(lambda folder=folder: sorted(os.listdir(folder)) == ["job.json", "original"], f"{folder} to empty")
         assert list(folder.rglob(".*")) == []
 
 
@@ -101,7 +101,7 @@ def test_more_kills_than_worker_deaths_are_allowed_do_not_set_a_job_aside(new_in
     gates.open("render")
     instance.output("hello.mp4")
     assert Counter(call["stage"] for call in gates.calls()) == {
-        "check": 1,
+        "check": 4,
         "tts": 1,
         "audio": 1,
         "render": 4,
@@ -150,6 +150,8 @@ def test_a_daemon_killed_while_it_publishes_publishes_once(new_instance: NewInst
     names = [f"job{number}" for number in range(4)]
     for number, name in enumerate(names):
         instance.start()
+        if number:
+            instance.wait_for_state(names[number - 1], "done")
         before = set(instance.outputs())
         instance.drop(f"{name}.txt", f"This is {name}.")
         # In turn: when the first file is staged, when two are, when the first one is shown, when the second is.

@@ -91,6 +91,12 @@ def test_without_systemd_python_the_start_says_what_to_install(new_instance: New
 # A real systemd
 
 
+def lies_in(folder: str) -> bool:
+    """Whether something that the service needs lies in this folder of the machine that runs the tests."""
+    places = [Path(sys.prefix), Path(sys.executable).resolve(), REPOSITORY]
+    return any(place.is_relative_to(folder) for place in places)
+
+
 class Machine:
     """A throw-away machine with systemd, on which the unit is installed."""
 
@@ -120,20 +126,17 @@ class Machine:
 
     def install(self) -> None:
         """Install as on a real machine: environment under /opt/atenea, user by sysusers, unit."""
-        prefix = Path(sys.prefix)
-        self.run("mkdir", "-p", "/opt/atenea", "/etc/systemd/system/atenea.service.d")
-        self.run("ln", "-s", str(prefix), "/opt/atenea/venv")
-        self.run("systemd-sysusers", str(REPOSITORY / "etc" / "sysusers.d" / "atenea.conf"))
-        self.run("cp", str(REPOSITORY / "atenea.service"), "/etc/systemd/system/atenea.service")
-        homes = [home for home in ("/root", "/home") if self._lies_in(home)]
+        self.run("mkdir", "-p", "/opt/atenea", "/usr/local/lib/sysusers.d", "/etc/systemd/system/atenea.service.d")
+        self.run("ln", "-s", sys.prefix, "/opt/atenea/venv")
+        users, unit = REPOSITORY / "etc" / "sysusers.d" / "atenea.conf", REPOSITORY / "atenea.service"
+        self.write("/usr/local/lib/sysusers.d/atenea.conf", users.read_text())
+        self.run("systemd-sysusers", "atenea.conf")
+        self.write("/etc/systemd/system/atenea.service", unit.read_text())
+        homes = [home for home in ("/root", "/home") if lies_in(home)]
         if homes:  # of the machine that runs the tests; only then does the unit need to look into them
             self.write("/etc/systemd/system/atenea.service.d/test.conf", "[Service]\nProtectHome=no\n")
             self.run("chmod", "o+x", *homes)
         self.run("systemctl", "daemon-reload")
-
-    def _lies_in(self, home: str) -> bool:
-        places = [Path(sys.prefix), Path(sys.executable).resolve(), REPOSITORY]
-        return any(place.is_relative_to(home) for place in places)
 
     def show(self, *names: str) -> dict[str, str]:
         """Properties of the unit."""
@@ -162,6 +165,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         pytest.skip("a systemd in a sandbox needs root")
     if not Path("/lib/systemd/systemd").exists() or not shutil.which("unshare"):
         pytest.skip("systemd is not installed")
+    if lies_in("/tmp") or lies_in("/run"):
+        pytest.skip("atenea lies under /tmp or /run, which the machine in the sandbox has of its own")
     pytest.importorskip("systemd.daemon", reason="systemd-python is not installed")
     folder = tmp_path_factory.mktemp("machine")
     machine = Machine(folder)
@@ -224,7 +229,8 @@ def waiting_job(machine: Machine, name: str) -> None:
 
 
 def cancel(machine: Machine, name: str) -> None:
-    machine.run("runuser", "-u", "atenea", "--", "/opt/atenea/venv/bin/atenea", "cancel", name)
+    folder = ("env", "--chdir=/var/lib/atenea")
+    machine.run("runuser", "-u", "atenea", "--", *folder, "/opt/atenea/venv/bin/atenea", "cancel", name)
 
 
 def test_stop_ends_everything_at_once(machine: Machine) -> None:
@@ -239,6 +245,7 @@ def test_stop_ends_everything_at_once(machine: Machine) -> None:
         "ExecMainStatus": "0",
     }
     assert machine.run("pgrep", "-u", "atenea", check=False) == ""
+    cancel(machine, "stopped")
 
 
 def test_a_killed_daemon_is_started_again_and_goes_on(machine: Machine) -> None:
@@ -257,6 +264,7 @@ def test_a_killed_daemon_is_started_again_and_goes_on(machine: Machine) -> None:
 
     wait_until(is_back, "the restart")
     assert workers & set(machine.run("pgrep", "-u", "atenea").split()) == set()
+    cancel(machine, "killed")
 
 
 def test_reload_keeps_the_process_and_reads_the_configuration(machine: Machine) -> None:
