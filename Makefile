@@ -29,6 +29,7 @@ format: $(VENV)/installed-dev  ## let ruff lay the code out
 	$(BIN)/ruff check --fix
 
 bench: $(VENV)/installed-dev  ## print the figures that README quotes
+	$(BIN)/python benchmarks/make_run.py
 	$(BIN)/python benchmarks/inbox.py
 	$(BIN)/python benchmarks/idle.py
 	$(BIN)/python benchmarks/preview.py

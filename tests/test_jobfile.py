@@ -64,7 +64,10 @@ def test_text_is_utf8_with_plain_line_ends(data: bytes, text: str) -> None:
         ("one\ntwo gr\u00fc\u00dfe".encode("latin-1"), "line 2 is not UTF-8 (byte 0xfc); save it as UTF-8"),
         (b"\xef\xbb\xbfab\xff", "line 1 is not UTF-8 (byte 0xff); save it as UTF-8"),
         (b"\xef\xbb\xbfa\n\n\xff", "line 3 is not UTF-8 (byte 0xff); save it as UTF-8"),
-        (b"cut \xe2\x82", "line 1 is not UTF-8 (byte 0xe2); save it as UTF-8"),
+        (
+            b"cut \xe2\x82",
+            "ends in the middle of a character: the upload was cut off, so send it again (or it is not UTF-8)",
+        ),
         (b"\xed\xa0\x80", "line 1 is not UTF-8 (byte 0xed); save it as UTF-8"),
         (b"", "has no text in it; write what is to be spoken"),
         (b"\xef\xbb\xbf", "has no text in it; write what is to be spoken"),

@@ -662,3 +662,25 @@ def test_two_threads_write_and_read_at_once(db: Ledger, jobs: Jobs) -> None:
         assert db.steps(job.id)[1].failures == 30
         assert {a.error for a in db.attempts(job.id)[1:]} == {f"e{number}"}
         assert len(db.attempts(job.id)) == 31
+
+
+def test_what_came_late(db: Ledger, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused job is looked at for ten minutes, any other until its first stage is done."""
+    refused, waiting, planned = jobs.failed("refused"), jobs.take("waiting"), jobs.planned("planned")
+    assert [job.id for job in db.refused_lately()] == [refused.id]
+    assert [db.is_past_changes(job.id) for job in (refused, waiting, planned)] == [False] * 3
+    jobs.complete(planned)
+    assert db.is_past_changes(planned.id)
+    later = time.time() + 601
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert db.refused_lately() == []
+    assert [db.is_past_changes(job.id) for job in (refused, waiting)] == [True, False]
+
+
+def test_a_copy_that_begins_later(db: Ledger, jobs: Jobs) -> None:
+    job = jobs.take()
+    assert db.unfinished_copies() == []
+    db.copy_begun(job.id)
+    assert [row.job_id for row in db.unfinished_copies()] == [job.id]
+    db.copy_finished(job.id)
+    assert db.unfinished_copies() == []

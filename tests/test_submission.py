@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -232,11 +235,24 @@ def test_an_inbox_that_is_not_there_is_named(tmp_path: Path, mine: Path) -> None
     assert str(caught.value) == f"{tmp_path / 'gone'}: there is no such inbox; see [paths] in the configuration"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_an_inbox_that_cannot_be_written_is_named(inbox: Path, mine: Path) -> None:
-    file = write(mine / "hello.txt")
-    inbox.chmod(0o555)
-    with pytest.raises(UsageError) as caught:
-        submit_file(file, inbox)
-    inbox.chmod(0o755)
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root gives up its right to write everywhere."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_an_inbox_that_cannot_be_written_is_named() -> None:
+    with TemporaryDirectory() as folder:  # `tmp_path` lies where nobody else may look
+        inbox = Path(folder)
+        file = write(inbox / "hello.txt")
+        inbox.chmod(0o555)
+        with as_nobody(), pytest.raises(UsageError) as caught:
+            submit_file(file, inbox)
+        inbox.chmod(0o755)
     assert str(caught.value) == f"{inbox}: cannot be written: Permission denied"

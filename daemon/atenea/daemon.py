@@ -83,8 +83,8 @@ class Daemon:
         Raises:
             BusyError: the state folder is in use.
             UsageError: a folder cannot be made.
-        ConfigError: a configured plugin or option is wrong.
-        AteneaError: the ledger cannot be opened.
+            ConfigError: a configured plugin or option is wrong.
+            AteneaError: the ledger cannot be opened.
         """
         paths = self._config.paths
         for folder in (paths.inbox, paths.outbox, self._config.jobs):
@@ -143,10 +143,18 @@ class Daemon:
 
     def _recover(self) -> None:
         Publisher(self._config.paths.outbox, self._ledger).tidy()
+        self._progress_files.tidy()
         self._inbox.recover()
 
     async def _work(self) -> None:
-        work = (self._inbox.run, self._schedule, self._keep_house, self._tell, self._reload_when_told)
+        work = (
+            self._inbox.run,
+            self._schedule,
+            self._look_for_late,
+            self._keep_house,
+            self._tell,
+            self._reload_when_told,
+        )
         loops = [asyncio.create_task(loop()) for loop in work]
         stop = asyncio.create_task(self._stopping.wait())
         finished, _ = await asyncio.wait([stop, *loops], return_when=asyncio.FIRST_COMPLETED)
@@ -200,15 +208,25 @@ class Daemon:
         except asyncio.CancelledError:
             if job.id not in self._cancelled:
                 raise
+        except Exception as error:  # whatever is wrong with one job, the others go on
+            self._resting[job.id] = time.time() + _FAULT_SECONDS
+            surprise = not isinstance(error, OSError | sqlite3.Error)
+            facts = {"job": job.id, "name": job.name, "error": str(error)}
+            log.error("the job cannot go on now; it is tried again", **facts, exc_info=surprise)
+        finally:
+            del self._steps[job.id]
+            self._finish_cancelling(job.id)
+            self._wake.set()
+
+    def _finish_cancelling(self, job_id: str) -> None:
+        """Cancel the job whose step was stopped, also if the step had come to its end by itself just before."""
+        if job_id not in self._cancelled:
+            return
+        self._cancelled.discard(job_id)
+        job = self._ledger.job(job_id)
+        if job and not job.is_final:
             self._ledger.cancel(job)
             log.info("job cancelled", job=job.id, name=job.name)
-        except (OSError, sqlite3.Error) as error:
-            self._resting[job.id] = time.time() + _FAULT_SECONDS
-            log.error("the job cannot go on now; it is tried again", job=job.id, name=job.name, error=str(error))
-        finally:
-            self._cancelled.discard(job.id)
-            del self._steps[job.id]
-            self._wake.set()
 
     async def _wait(self) -> None:
         now = time.time()
@@ -216,7 +234,9 @@ class Daemon:
         # In bounded naps, because a clock that is set back must not leave a job waiting for the difference.
         seconds = min([max(moment - now, 0.01) for moment in times], default=_CLEAN_UP_SECONDS)
         try:
-            await asyncio.wait_for(self._wake.wait(), min(seconds, 60.0))
+            # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the event.
+            async with asyncio.timeout(min(seconds, 60.0)):
+                await self._wake.wait()
         except TimeoutError:
             pass
 
@@ -224,6 +244,17 @@ class Daemon:
         return self._once and self._inbox.empty and not self._steps and not self._ledger.counts()
 
     # What else goes on
+
+    async def _look_for_late(self) -> None:
+        """Try jobs again that were refused before all of their files had come."""
+        while True:
+            await asyncio.sleep(self._config.watch.rescan_seconds)
+            try:
+                for job in self._ledger.refused_lately():
+                    if await self._runner.revive(job):
+                        self._wake.set()
+            except (OSError, sqlite3.Error, AteneaError) as error:
+                log.error("refused jobs cannot be looked at now; it is tried again", error=str(error))
 
     async def _keep_house(self) -> None:
         while True:

@@ -99,6 +99,12 @@ def rename_exclusive(
         raise OSError(code, os.strerror(code), os.fspath(src), None, os.fspath(dst))
 
 
+def replace(src: Path, dst: Path) -> None:
+    """Rename a file in the place of another, if there is one, and wait until the name is on the disk."""
+    os.replace(src, dst)
+    fsync_folder(dst.parent)
+
+
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write or replace a file: after a crash it holds either the old content or the new, whole."""
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")

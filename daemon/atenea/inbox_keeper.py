@@ -46,7 +46,14 @@ class InboxKeeper:
     def _set_up(self, config: Config) -> None:
         self._config = config
         presets = frozenset(config.presets)
-        self._scanner = Scanner(config.paths.inbox, presets, config.watch.settle_seconds, report=log.warning)
+        self._scanner = Scanner(
+            config.paths.inbox,
+            presets,
+            config.watch.settle_seconds,
+            report=log.warning,
+            assets=config.paths.assets,
+            wait_for_files_seconds=config.limits.wait_for_files_seconds,
+        )
         self._taker = Taker(config.paths.inbox, config.paths.state, presets, self._ledger, report=log.warning)
         self._hints = Hints(config.paths.inbox, presets, self._on_change, polling=config.watch.polling)
 
@@ -117,7 +124,9 @@ class InboxKeeper:
 
     async def _wait(self, seconds: float) -> None:
         try:
-            await asyncio.wait_for(self._wake.wait(), max(seconds, 0))
+            # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the event.
+            async with asyncio.timeout(max(seconds, 0)):
+                await self._wake.wait()
         except TimeoutError:
             pass
 

@@ -110,6 +110,8 @@ def decode_text(data: bytes, name: str) -> str:
 
 def _not_utf8(error: UnicodeDecodeError) -> str:
     # Its object is the data without the byte order mark, which its position does not count either.
+    if error.reason == "unexpected end of data":
+        return "ends in the middle of a character: the upload was cut off, so send it again (or it is not UTF-8)"
     line = error.object.count(b"\n", 0, error.start) + 1
     return f"line {line} is not UTF-8 (byte {error.object[error.start]:#04x}); save it as UTF-8"
 

@@ -24,6 +24,9 @@ from atenea.rows import INTAKE, PUBLISH, AttemptRow, JobRow, Step, StepRow, join
 
 _DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
 
+_LATE_SECONDS = 600.0
+"""How long the rest of a file may come after what was there was refused."""
+
 _ACTIVE = "finished IS NULL"
 
 _DISTINCT_NEEDS = """
@@ -126,6 +129,24 @@ class Ledger:
         """The inbox no longer holds the original of this job."""
         with self._transaction() as db:
             db.execute("UPDATE jobs SET copied = 0 WHERE id = ?", (job_id,))
+
+    def copy_begun(self, job_id: str) -> None:
+        """More of this job is about to be copied from the inbox."""
+        with self._transaction() as db:
+            db.execute("UPDATE jobs SET copied = 1 WHERE id = ?", (job_id,))
+
+    def is_past_changes(self, job_id: str) -> bool:
+        """Whether the job would not start over any more if its original changed: its first stage is done, or it ended
+        long ago.
+        """
+        past = "SELECT position > 1 OR ifnull(finished < ?, 0) FROM jobs WHERE id = ?"
+        return bool(self._value(past, time.time() - _LATE_SECONDS, job_id))
+
+    def refused_lately(self) -> list[JobRow]:
+        """Jobs that failed before their first stage, not long ago."""
+        unread = "EXISTS (SELECT 1 FROM steps WHERE job_id = jobs.id AND position = 0 AND result IS NULL)"
+        where = f"WHERE cleaned = 0 AND finished >= ? AND state = 'failed' AND {unread}"
+        return self._jobs(where, time.time() - _LATE_SECONDS)
 
     # Reading
 

@@ -18,6 +18,9 @@ def clean_up(config: Config, ledger: Ledger, now: float) -> int:
     keep = config.retention
     limits = {"done": keep.done_days, "failed": keep.failed_days, "cancelled": keep.failed_days}
     jobs = ledger.uncleaned()
+    for job in jobs:
+        if job.state == "done":  # a daemon that was killed may not have come to it
+            drop_work(config.jobs / job.id)
     expired = [job.id for job in jobs if (job.finished or now) < now - limits[job.state] * _DAY]
     rest = [job.id for job in jobs if job.id not in set(expired)]
     sizes = {job_id: folder_size(config.jobs / job_id) for job_id in rest}

@@ -14,7 +14,11 @@ import structlog
 from atenea import durable
 from atenea.config import Config
 from atenea.executor import Done, Executor, Failed, ProgressCallback, Task
+from atenea.inbox.late import bring_picture, bring_rest, rest_folder
 from atenea.inbox.readings import NOTHING, fingerprint
+from atenea.inbox.scan import EMPTY_PATIENCE
+from atenea.inbox.taking import COPY
+from atenea.inbox.writers import is_written
 from atenea.ledger import Ledger
 from atenea.publisher import Publisher
 from atenea.report import build_error, build_report, write_json
@@ -28,6 +32,10 @@ log = structlog.get_logger()
 _ARTIFACT = {"tts": "speech", "audio": "wav", "render": "video", "mux": "video", "post": "video"}
 
 
+_LEAST_PAUSE = 0.1
+"""Between two looks at a file, however small `settle_seconds` is."""
+
+
 class StepRunner:
     """Runs steps with an executor; several at once, but one per job."""
 
@@ -37,6 +45,7 @@ class StepRunner:
         self._executor = executor
         self._publisher = Publisher(config.paths.outbox, ledger)
         self._publishing = asyncio.Lock()
+        self._held: set[str] = set()
 
     async def run(self, job: JobRow, step: StepRow, on_progress: ProgressCallback) -> dict[str, Path]:
         """Run one step to its end; the files that it brought into the outbox.
@@ -47,14 +56,14 @@ class StepRunner:
             return await self._publish(job, step)
         if step.stage == "intake":
             await self._read(job, step, on_progress)
-        elif not await self._changed_again(job, step):
+        elif not await self._arrives_still(job, step):
             await self._serve(job, step, on_progress)
         return {}
 
     # Intake
 
     async def _read(self, job: JobRow, step: StepRow, on_progress: ProgressCallback) -> None:
-        if await self._changed(job):
+        if await self._arrives(job, is_read=False):
             return
         attempt = self._ledger.begin(job, step)
         if job.refusal:
@@ -63,11 +72,20 @@ class StepRunner:
         arguments = {"relative": job.relative, "preset": job.preset, "previous": dict(job.waiting)}
         outcome = await self._executor.run(self._task(job, step, arguments=arguments), on_progress)
         if isinstance(outcome, Failed):
-            self._failed(attempt, job, step, outcome)
+            await self._refuse(attempt, job, step, outcome)
         elif "waiting" in outcome.result:
             self._wait(attempt, job, outcome.result["waiting"])
         else:
             self._plan(attempt, job, outcome)
+
+    async def _refuse(self, attempt: int, job: JobRow, step: StepRow, outcome: Failed) -> None:
+        """Fail the job, unless what is wrong with it may be that there is more to come."""
+        now, is_held = await in_thread(self._look_again, job)
+        if now != job.fingerprint or is_held:
+            self._ledger.put_off(attempt, job, until=time.time() + self._pause, waiting=job.waiting)
+            self._tell_held(job)
+        else:
+            self._failed(attempt, job, step, outcome)
 
     def _plan(self, attempt: int, job: JobRow, outcome: Done) -> None:
         plan = outcome.result
@@ -101,25 +119,71 @@ class StepRunner:
         if not job.waiting:
             log.info("job waits for files", job=job.id, name=job.name, files=list(waiting))
 
-    async def _changed_again(self, job: JobRow, step: StepRow) -> bool:
-        """Before the first stage: whether the original is not what intake has read."""
-        return step.position == 1 and await self._changed(job)
+    async def _arrives_still(self, job: JobRow, step: StepRow) -> bool:
+        """Before the first stage: whether the original is not, or will not stay, what intake has read."""
+        return step.position == 1 and await self._arrives(job)
 
-    async def _changed(self, job: JobRow) -> bool:
-        """Whether an upload went on after its file was taken; then the job waits until it settles, and starts over."""
-        original = self._folder(job) / "original"
-        try:
-            now = await in_thread(fingerprint, original, job.relative)
-        except FileNotFoundError:
-            now = NOTHING
-        if now == job.fingerprint:
-            return False
+    async def _arrives(self, job: JobRow, *, is_read: bool = True) -> bool:
+        """Whether the upload goes on after its file was taken; then the job waits until it settles, and starts over.
+
+        Once it is read, it also waits for whoever has a file still open for writing.
+        """
+        if (self._folder(job) / COPY).exists():  # its row is committed, and next it gets its name
+            self._ledger.start_over(job, fingerprint=job.fingerprint, until=time.time() + _LEAST_PAUSE)
+            return True
+        now, is_held = await in_thread(self._look_again, job)
         if now == NOTHING:
             self._give_up_lost(job)
             return True
-        self._ledger.start_over(job, fingerprint=now, until=time.time() + self.config.watch.settle_seconds)
-        log.warning("the file changed after it was taken; the job starts over", job=job.id, name=job.name)
+        if now == job.fingerprint and not (is_held and is_read):
+            if is_read:
+                self._held.discard(job.id)
+            return False
+        self._ledger.start_over(job, fingerprint=now, until=time.time() + self._pause)
+        if now != job.fingerprint:
+            log.warning("the file changed after it was taken; the job starts over", job=job.id, name=job.name)
+        else:
+            self._tell_held(job)
         return True
+
+    @property
+    def _pause(self) -> float:
+        """Seconds between two looks at a file that is still being written."""
+        return max(self.config.watch.settle_seconds, _LEAST_PAUSE)
+
+    def _tell_held(self, job: JobRow) -> None:
+        if job.id not in self._held:
+            self._held.add(job.id)
+            log.info("somebody still has the file open for writing; the job waits", job=job.id, name=job.name)
+
+    async def revive(self, job: JobRow) -> bool:
+        """Whether more of a refused job's files has come since; then the job is tried again."""
+        now, _ = await in_thread(self._look_again, job)
+        if now in {NOTHING, job.fingerprint}:
+            return False
+        self._ledger.retry(job)
+        log.warning("the file changed after it was refused; the job is tried again", job=job.id, name=job.name)
+        return True
+
+    def _look_again(self, job: JobRow) -> tuple[str, bool]:
+        """The original's fingerprint, with all that came late, and whether it must be waited for."""
+        inbox, folder = self.config.paths.inbox, self._folder(job)
+        original, rest = folder / "original", rest_folder(inbox, job.id)
+        arrived_before = job.created + EMPTY_PATIENCE * self.config.watch.settle_seconds
+
+        def before_copy() -> Path:
+            self._ledger.copy_begun(job.id)
+            return rest
+
+        patience = self.config.limits.wait_for_files_seconds
+        try:
+            bring_picture(inbox, original, job.relative, arrived_before=arrived_before, before_copy=before_copy)
+            if rest.exists():
+                bring_rest(rest, original, job.relative)
+            source = rest if rest.exists() else original
+            return fingerprint(original, job.relative), is_written(source, job.relative, patience=patience) is True
+        except (FileNotFoundError, NotADirectoryError):
+            return NOTHING, False
 
     def _give_up_lost(self, job: JobRow) -> None:
         attempt = self._ledger.begin(job, self._ledger.steps(job.id)[0])

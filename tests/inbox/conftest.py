@@ -28,6 +28,7 @@ class StandInLedger:
         self.unfinished: set[str] = set()
         self.commits = 0
         self.ids = 0
+        self.past_changes: set[str] = set()
 
     def new_ids(self, count):
         self.ids += count
@@ -47,6 +48,9 @@ class StandInLedger:
 
     def copy_finished(self, job_id):
         self.unfinished.discard(job_id)
+
+    def is_past_changes(self, job_id):
+        return job_id in self.past_changes
 
 
 @pytest.fixture

@@ -74,3 +74,26 @@ def test_partial():
 def test_stem_and_pictures():
     assert names.stem("two.dots.TXT") == "two.dots"
     assert names.picture_names("a.txt") == ("a.png", "a.jpg", "a.webp", "a.PNG", "a.JPG", "a.WEBP")
+
+
+@pytest.mark.parametrize(
+    ("part", "whole"),
+    [
+        (".a.png.Xa81bZ", "a.png"),
+        (".syncthing.a.png.tmp", "a.png"),
+        ("~syncthing~a.png.tmp", "a.png"),
+        (".a.png.~1a2b3c", "a.png"),
+        (".in.a.png", "a.png"),
+        (".in.a.png.", "a.png"),
+        ("a.png.filepart", "a.png"),
+        ("a.png.part", "a.png"),
+        ("a.png.crdownload", "a.png"),
+        ("a.png.ocTransferId123.part", "a.png"),
+        ("a.png", None),
+        (".hidden", None),
+        ("a.png.txt", None),
+    ],
+)
+def test_what_a_part_becomes(part, whole):
+    assert names.becomes(part) == whole
+    assert whole is None or names.is_partial(part)

@@ -52,7 +52,7 @@ class TestSettling:
         """What was read late in the first scan and early in the second was not watched for a whole second."""
         times = iter([0.0, 0.9, 1.0, 1.9])
         scanner = Scanner(inbox, (), 1.0, lambda: next(times), complaints.append)
-        (inbox / "a.txt").touch()
+        (inbox / "a.txt").write_text("x")
         assert scanner.scan().next_due == 1.9
         assert scanner.scan().settled == []
         assert len(scanner.scan().settled) == 1
@@ -78,14 +78,14 @@ class TestSettling:
         assert len(scanner.scan().settled) == 1
 
     def test_next_due_is_the_first(self, scanner, inbox, clock):
-        (inbox / "a.txt").touch()
+        (inbox / "a.txt").write_text("x")
         scanner.scan()
         clock.now += 0.4
-        (inbox / "b.txt").touch()
+        (inbox / "b.txt").write_text("x")
         assert scanner.scan() == ScanResult([], 2, 1001.0)
 
     def test_vanished_ones_are_forgotten(self, scanner, inbox, clock):
-        (inbox / "a.txt").touch()
+        (inbox / "a.txt").write_text("x")
         scanner.scan()
         (inbox / "a.txt").rename(inbox / "hidden")
         clock.now += 1
@@ -94,7 +94,7 @@ class TestSettling:
         assert scanner.scan() == ScanResult([], 1, clock.now + 1)
 
     def test_rsync_partial(self, scanner, inbox, clock):
-        (inbox / "a.txt").touch()
+        (inbox / "a.txt").write_text("x")
         os.utime(inbox / "a.txt", (0, 0))
         scanner.scan()
         clock.now += 100
@@ -109,7 +109,7 @@ class TestSettling:
         (inbox / "c").mkdir()
         job = "c" if part.startswith("c/") else "a.txt"
         for path in ("a.txt", "c/job.toml", part):
-            (inbox / path).touch()
+            (inbox / path).write_text("x")
         if part in {"a.png", "c/voice.wav"}:
             os.utime(inbox / part, (0, 0))
         assert job not in settle()
@@ -121,7 +121,7 @@ class TestSettling:
 class TestCandidates:
     def test_a_text_and_its_picture(self, scanner, settle, inbox):
         for name in ("a.txt", "a.jpg", "a.png", "b.TXT", "B.png", "c.png"):
-            (inbox / name).touch()
+            (inbox / name).write_text("x")
         assert settle() == ["a.txt", "b.TXT"]
         a, b = scanner.scan().settled
         assert paths(a) == ["a.png", "a.txt"]
@@ -131,23 +131,23 @@ class TestCandidates:
 
     def test_a_picture_goes_with_one_text(self, scanner, settle, inbox):
         for name in ("a.TXT", "a.txt", "a.png"):
-            (inbox / name).touch()
+            (inbox / name).write_text("x")
         settle()
         assert [candidate.pieces for candidate in scanner.scan().settled] == [("a.png", "a.TXT"), ("a.txt",)]
 
     def test_a_late_picture_delays_its_text(self, scanner, inbox, clock):
-        (inbox / "a.txt").touch()
+        (inbox / "a.txt").write_text("x")
         scanner.scan()
         clock.now += 0.9
-        (inbox / "a.png").touch()
+        (inbox / "a.png").write_text("x")
         assert scanner.scan().next_due == clock.now + 1
         clock.now += 1
         (candidate,) = scanner.scan().settled
         assert paths(candidate) == ["a.png", "a.txt"]
 
     def test_toml_names_its_pictures_itself(self, scanner, settle, inbox):
-        (inbox / "a.toml").touch()
-        (inbox / "a.png").touch()
+        (inbox / "a.toml").write_text("x")
+        (inbox / "a.png").write_text("x")
         settle()
         (candidate,) = scanner.scan().settled
         assert candidate.pieces == ("a.toml",)
@@ -155,7 +155,7 @@ class TestCandidates:
     def test_a_folder_with_a_job_file(self, scanner, settle, inbox):
         (inbox / "c" / "in").mkdir(parents=True)
         for path in ("c/job.toml", "c/in/voice.wav", "c/a.txt", "c/.hidden"):
-            (inbox / path).touch()
+            (inbox / path).write_text("x")
         assert settle() == ["c"]
         (candidate,) = scanner.scan().settled
         assert paths(candidate) == ["c/.hidden", "c/a.txt", "c/in/voice.wav", "c/job.toml"]
@@ -163,13 +163,13 @@ class TestCandidates:
 
     def test_a_folder_that_fills_slowly(self, scanner, inbox, clock):
         (inbox / "c").mkdir()
-        (inbox / "c" / "voice.wav").touch()
+        (inbox / "c" / "voice.wav").write_text("x")
         assert scanner.scan() == ScanResult([], 0, None)
-        (inbox / "c" / "job.toml").touch()
+        (inbox / "c" / "job.toml").write_text("x")
         for number in range(3):
             assert scanner.scan() == ScanResult([], 1, clock.now + 1)
             clock.now += 0.9
-            (inbox / "c" / f"{number}.png").touch()
+            (inbox / "c" / f"{number}.png").write_text("x")
         scanner.scan()
         clock.now += 1
         (candidate,) = scanner.scan().settled
@@ -180,7 +180,7 @@ class TestCandidates:
             (inbox / folder).mkdir(parents=True)
         files = ["a.txt", "a.png", "job.toml", "c/job.toml", "news/job.toml", "deep/deeper/job.toml"]
         for path in (*(f"news/{file}" for file in files), ".odd/b.txt", "other/a.txt", "news/.b.txt"):
-            (inbox / path).touch()
+            (inbox / path).write_text("x")
         assert sorted(settle()) == [".odd/b.txt", "news/a.txt", "news/c", "news/job.toml", "news/news"]
         found = {candidate.relative: candidate for candidate in scanner.scan().settled}
         assert {candidate.preset for candidate in found.values()} == {"news", ".odd"}
@@ -190,18 +190,18 @@ class TestCandidates:
     def test_odd_names(self, settle, inbox):
         odd = ["two\nlines.txt", "\udce9.txt", "n" * 251 + ".txt", "-rf *.txt"]
         for name in odd:
-            (inbox / name).touch()
+            (inbox / name).write_text("x")
         assert settle() == sorted(odd)
 
     @pytest.mark.parametrize("shape", ["many", "deep"])
     def test_too_large_a_folder_is_refused(self, scanner, settle, inbox, monkeypatch, shape):
         folder = inbox / "c"
         folder.mkdir()
-        (folder / "job.toml").touch()
+        (folder / "job.toml").write_text("x")
         if shape == "many":
             monkeypatch.setattr(readings, "MAX_ENTRIES", 20)
             for number in range(20):
-                (folder / str(number)).touch()
+                (folder / str(number)).write_text("x")
         else:
             (folder / "/".join("d" * 17)).mkdir(parents=True)
         assert settle() == ["c"]
@@ -212,8 +212,8 @@ class TestCandidates:
     def test_as_many_files_as_allowed(self, scanner, settle, inbox):
         (inbox / "c").mkdir()
         for number in range(999):
-            (inbox / "c" / str(number)).touch()
-        (inbox / "c" / "job.toml").touch()
+            (inbox / "c" / str(number)).write_text("x")
+        (inbox / "c" / "job.toml").write_text("x")
         settle()
         (candidate,) = scanner.scan().settled
         assert len(candidate.readings) == 1000
@@ -223,10 +223,10 @@ class TestCandidates:
 class TestLeftAlone:
     def test_names(self, scanner, settle, inbox):
         for name in (".a.txt", "a.mp4", "a.txt.part", "b.sync-conflict-20260101-120000-ABCDEFG.txt"):
-            (inbox / name).touch()
+            (inbox / name).write_text("x")
         (inbox / "folder.txt").mkdir()
         (inbox / ".git").mkdir()
-        (inbox / ".git" / "job.toml").touch()
+        (inbox / ".git" / "job.toml").write_text("x")
         (inbox / "c").mkdir()
         (inbox / "c" / "job.toml").mkdir()
         assert settle() == []
@@ -234,8 +234,8 @@ class TestLeftAlone:
 
     def test_irregular_ones_are_reported_once(self, scanner, settle, inbox, complaints, tmp_path):
         (tmp_path / "elsewhere").mkdir()
-        (tmp_path / "elsewhere" / "job.toml").touch()
-        (inbox / "a.txt").touch()
+        (tmp_path / "elsewhere" / "job.toml").write_text("x")
+        (inbox / "a.txt").write_text("x")
         (inbox / "link.txt").symlink_to("/etc/passwd")
         (inbox / "a.png").symlink_to("/etc/passwd")
         (inbox / "folder").symlink_to(tmp_path / "elsewhere")
@@ -245,7 +245,7 @@ class TestLeftAlone:
         (inbox / "c").mkdir()
         (inbox / "c" / "job.toml").symlink_to("/etc/passwd")
         (inbox / "d" / "in").mkdir(parents=True)
-        (inbox / "d" / "job.toml").touch()
+        (inbox / "d" / "job.toml").write_text("x")
         (inbox / "d" / "in" / "x").symlink_to(tmp_path)
         server = socket.socket(socket.AF_UNIX)
         server.bind(str(inbox / "sock.toml"))
@@ -280,7 +280,7 @@ class TestLeftAlone:
             def __exit__(self, *_):
                 pass
 
-        (inbox / "a.txt").touch()
+        (inbox / "a.txt").write_text("x")
         names = [
             *(f"{number}.wav" for number in range(50_000)),
             *(f".{number}.txt" for number in range(50_000)),
@@ -296,19 +296,19 @@ class TestLeftAlone:
 
     def test_real_unrelated_files(self, settle, inbox):
         for number in range(2000):
-            (inbox / f"{number}.wav").touch()
-        (inbox / "a.txt").touch()
+            (inbox / f"{number}.wav").write_text("x")
+        (inbox / "a.txt").write_text("x")
         assert settle() == ["a.txt"]
 
 
 class TestProblems:
     @pytest.mark.parametrize("kind", ["missing", "file", "unreadable"])
     def test_an_inbox_that_cannot_be_read(self, scanner, inbox, clock, complaints, kind, monkeypatch):
-        (inbox / "a.txt").touch()
+        (inbox / "a.txt").write_text("x")
         scanner.scan()
         inbox.rename(inbox.parent / "away")
         if kind == "file":
-            inbox.touch()
+            inbox.write_text("x")
         elif kind == "unreadable":
             inbox.mkdir()
 
@@ -337,9 +337,9 @@ class TestProblems:
     def test_a_folder_that_cannot_be_read(self, scanner, inbox, clock, complaints, monkeypatch):
         for name in ("c", "d"):
             (inbox / name).mkdir()
-            (inbox / name / "job.toml").touch()
+            (inbox / name / "job.toml").write_text("x")
         (inbox / "news").mkdir()
-        (inbox / "news" / "a.txt").touch()
+        (inbox / "news" / "a.txt").write_text("x")
         bad = {(inbox / "c").stat().st_ino, (inbox / "news").stat().st_ino}
         scandir = os.scandir
 
@@ -358,7 +358,7 @@ class TestProblems:
 
     def test_an_inbox_behind_a_link(self, inbox, tmp_path, clock, complaints):
         (tmp_path / "link").symlink_to(inbox)
-        (inbox / "a.txt").touch()
+        (inbox / "a.txt").write_text("x")
         assert Scanner(tmp_path / "link", (), 1.0, clock, complaints.append).scan().pending == 1
 
 
@@ -381,7 +381,7 @@ class TestFingerprint:
         os.utime(inbox / "c/voice.wav", (5, 5))
         assert note() == 7
         (inbox / "a.txt").chmod(0o600)
-        (inbox / "b.txt").touch()
+        (inbox / "b.txt").write_text("x")
         assert note() == 7
 
     def test_survives_a_move(self, inbox, tmp_path):
@@ -391,3 +391,59 @@ class TestFingerprint:
         (inbox / "a.txt").rename(tmp_path / "original" / "a.txt")
         assert fingerprint(tmp_path / "original", "a.txt") == before
         assert len(before) == 64
+
+
+class TestSlowFiles:
+    def test_an_empty_file_settles_ten_times_as_slowly(self, scanner, inbox, clock):
+        (inbox / "a.txt").touch()
+        assert scanner.scan().next_due == 1010.0
+        clock.now += 9.9
+        assert scanner.scan().settled == []
+        clock.now += 0.1
+        assert len(scanner.scan().settled) == 1
+
+    def test_whole_seconds_settle_two_later(self, scanner, inbox, clock, monkeypatch):
+        monkeypatch.setattr(Reading, "is_coarse", True)
+        (inbox / "a.txt").write_text("x")
+        assert scanner.scan().next_due == 1003.0
+
+    @pytest.mark.parametrize("part", [".a.png.Xa81bZ", ".syncthing.a.jpg.tmp", "a.webp.part", ".in.a.png"])
+    def test_a_text_whose_picture_is_uploaded(self, scanner, inbox, clock, part):
+        (inbox / "a.txt").write_text("x")
+        for content in ("1", "12", "123"):
+            (inbox / part).write_text(content)
+            assert scanner.scan().settled == []
+            clock.now += 0.9
+        clock.now += 0.1
+        (candidate,) = scanner.scan().settled
+        assert paths(candidate) == ["a.txt"]
+
+    def test_a_folder_waits_for_what_it_names(self, inbox, clock, complaints, tmp_path):
+        assets = tmp_path / "assets"
+        assets.mkdir()
+        scanner = Scanner(inbox, (), 1.0, clock, complaints.append, assets=assets, wait_for_files_seconds=10.0)
+
+        def settled():
+            return sorted(candidate.relative for candidate in scanner.scan().settled)
+
+        for name in ("a", "b", "c", "broken", "never"):
+            (inbox / name).mkdir()
+            (inbox / name / "job.toml").write_text('avatar = "x.png"\ntext_file = "x.txt"')
+        (inbox / "broken" / "job.toml").write_text("avatar = ")
+        scanner.scan()
+        clock.now += 1
+        assert settled() == ["broken"]
+        assert min(complaints) == "'a' waits: it names 'x.txt' and 'x.png'"
+        assert len(complaints) == 4
+        for name in ("a", "b", "c"):
+            (inbox / name / "x.txt").write_text("x")
+        for place in ("a", "b"):
+            (inbox / place / "x.png").write_text("x")
+        scanner.scan()
+        clock.now += 1
+        assert settled() == ["a", "b", "broken"]
+        (assets / "x.png").write_text("x")
+        assert settled() == ["a", "b", "broken", "c"]
+        assets.joinpath("x.png").unlink()
+        clock.now += 10
+        assert "never" in settled()

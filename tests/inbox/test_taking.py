@@ -6,6 +6,7 @@ import pytest
 
 from atenea import durable
 from atenea.inbox import readings
+from atenea.inbox.late import bring_rest, rest_folder
 from atenea.inbox.readings import Reading, fingerprint
 from atenea.inbox.taking import Taker
 
@@ -108,15 +109,15 @@ def test_a_job_folder_as_a_whole(taker, inbox, state, settled, either):
     assert tree(inbox) == ["news"]
 
 
-def test_batches_have_one_commit_and_one_sync(taker, inbox, ledger, settled, monkeypatch):
+def test_a_batch_has_one_commit_and_one_sync(taker, inbox, ledger, settled, monkeypatch):
     for number in range(300):
         (inbox / f"{number}.txt").touch()
     syncs = []
     sync = durable._syncfs
     monkeypatch.setattr(durable, "_syncfs", lambda fd: syncs.append(fd) or sync(fd))
     assert len(taker.take(settled(inbox))) == 300
-    assert ledger.commits == 2
-    assert len(syncs) == 2
+    assert ledger.commits == 1
+    assert len(syncs) == 1
     assert len(ledger.rows) == 300
     assert tree(inbox) == []
 
@@ -138,24 +139,55 @@ class TestAnotherMount:
         assert ledger.unfinished == set()
         assert complaints == []
 
-    def test_a_source_that_changed_after_the_commit_stays(self, other_mount, state, ledger, settled):
+    @pytest.mark.parametrize("change", ["grows", "is replaced"])
+    def test_a_source_that_changes_after_the_commit(self, other_mount, state, ledger, settled, change):
+        """One that grows is the same job's, and kept for it; one that was replaced is another job's."""
         (other_mount / "a.txt").write_text("text")
         add = ledger.add_taken
 
         def add_and_change(rows):
+            ledger.add_taken = add
             add(rows)
-            if len(ledger.rows) == 1:
-                (other_mount / "a.txt").write_text("another text")
+            (other_mount / "new").write_text("new text")
+            if change == "grows":
+                (other_mount / "a.txt").write_text("text and more")
+            else:
+                (other_mount / "new").rename(other_mount / "a.txt")
 
         ledger.add_taken = add_and_change
         taker = Taker(other_mount, state, (), ledger)
         taker.recover()
-        taker.take(settled(other_mount))
-        assert (other_mount / "a.txt").read_text() == "another text"
+        (row,) = taker.take(settled(other_mount))
+        rest = rest_folder(other_mount, row.job_id)
+        if change == "is replaced":
+            assert tree(other_mount) == ["a.txt"]
+            assert ledger.unfinished == set()
+            return
+        assert tree(other_mount) == [rest.name, f"{rest.name}/a.txt", "new"]
+        assert taker.take(settled(other_mount)) == []
+        original = state / "jobs" / row.job_id / "original"
+        bring_rest(rest, original, "a.txt")
+        assert (original / "a.txt").read_text() == "text and more"
+        assert fingerprint(original, "a.txt") != row.fingerprint
+        ledger.past_changes.add(row.job_id)
+        taker.take([])
+        assert tree(other_mount) == ["new"]
         assert ledger.unfinished == set()
-        taker.take(settled(other_mount))
-        texts = [state / "jobs" / job / "original" / "a.txt" for job in sorted(ledger.rows)]
-        assert [path.read_text() for path in texts] == ["text", "another text"]
+
+    def test_a_source_that_is_still_being_written_is_kept(self, other_mount, state, ledger, settled):
+        with (other_mount / "a.txt").open("w") as upload:
+            upload.write("first half")
+            upload.flush()
+            taker = Taker(other_mount, state, (), ledger)
+            taker.recover()
+            (row,) = taker.take(settled(other_mount))
+            Taker(other_mount, state, (), ledger).recover()
+            assert not (other_mount / "a.txt").exists()
+            assert ledger.unfinished == {row.job_id}
+            upload.write(", second half")
+        original = state / "jobs" / row.job_id / "original"
+        bring_rest(rest_folder(other_mount, row.job_id), original, "a.txt")
+        assert (original / "a.txt").read_text() == "first half, second half"
 
     def test_a_preset_folder_on_a_mount_of_its_own(self, other_mount, state, ledger, settled, complaints):
         if other_mount.name != "mount":

@@ -82,14 +82,18 @@ def real_rename(*args):
     return _REAL_RENAME(*args)
 
 
-def rename_from_elsewhere(src_fd, *rest):
-    """As if the inbox were another mount."""
-    return errno.EXDEV if src_fd >= 0 else _REAL_RENAME(src_fd, *rest)
+def rename_from_elsewhere(src_fd, src, dst_fd, dst, flags):
+    """As if the inbox were another mount, where copied files can be put away."""
+    return _REAL_RENAME(src_fd, src, dst_fd, dst, flags) if b"/.atenea-" in dst or src_fd < 0 else errno.EXDEV
 
 
 _REAL_RENAME = durable._renameat2
 _REAL_FSYNC = durable._fsync
-RENAMES = {"rename": real_rename, "link": lambda *_: errno.EINVAL, "copy": rename_from_elsewhere}
+RENAMES = {
+    "rename": real_rename,
+    "link": lambda *_: errno.EINVAL,
+    "copy": rename_from_elsewhere,
+}
 
 
 @pytest.fixture

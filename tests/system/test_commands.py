@@ -79,9 +79,8 @@ def test_submit_without_a_daemon_leaves_the_job_for_later(new_instance: NewInsta
     text.write_text("Later.")
     assert instance.atenea("submit", str(text)).stdout == f"{instance.inbox / 'later.txt'}\n"
     refused = instance.atenea("submit", str(text), "--wait", code=2)
-    assert refused.stderr == (
-        f"atenea: {instance.folder / 'state'}: no daemon has run here yet; start it (atenea run), or name its --config\n"
-    )
+    reason = "no daemon has run here yet; start it (atenea run), or name its --config"
+    assert refused.stderr == f"atenea: {instance.folder / 'state'}: {reason}\n"
     assert sorted(os.listdir(instance.inbox)) == ["later-2.txt", "later.txt"]
 
 

@@ -19,11 +19,11 @@ from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify import InotifyEmitter, InotifyObserver
 from watchdog.observers.inotify_c import InotifyConstants, Mask
 
+from atenea.inbox.mounts import MOUNTS, file_system, is_remote
+
 _log = logging.getLogger(__name__)
 
 _EVENTS: list[type[FileSystemEvent]] = [DirCreatedEvent, FileClosedEvent, FileCreatedEvent]
-_MOUNTS = Path("/proc/self/mountinfo")
-_REMOTE = frozenset({"9p", "afs", "ceph", "cifs", "ncpfs", "nfs", "nfs4", "smb3", "smbfs", "vboxsf", "virtiofs"})
 _POLLS = "the inbox is looked through now and then"
 
 _Folders = dict[Path, tuple[int, int]]
@@ -107,9 +107,8 @@ class Hints:
             self._set_problem(f"no file system events ({error.strerror}): {_POLLS}")
             return
         self._watched = folders
-        kind = _file_system(folders[self._inbox][0])
-        is_remote = kind in _REMOTE or kind.startswith("fuse")
-        self._set_problem(f"no events for what others write on {kind}: {_POLLS}" if is_remote else None)
+        kind = file_system(folders[self._inbox][0])
+        self._set_problem(f"no events for what others write on {kind}: {_POLLS}" if is_remote(kind) else None)
 
     def _observe(self, folders: _Folders) -> BaseObserver:
         observer = _Observer()
@@ -136,7 +135,7 @@ class Hints:
 
 
 class _Emitter(InotifyEmitter):
-    """Without moves out: watchdog holds them back for half a second, to pair them, and all that comes after them too."""
+    """Without moves out: watchdog holds them back for half a second, to pair them, and whatever comes after them."""
 
     def get_event_mask_from_filter(self) -> Mask:
         return Mask(super().get_event_mask_from_filter() & ~InotifyConstants.IN_MOVED_FROM)
@@ -169,7 +168,7 @@ class _MountTable:
     def __init__(self) -> None:
         self._poll = select.poll()
         try:
-            self._fd: int | None = os.open(_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd: int | None = os.open(MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             self._fd = None
         else:
@@ -196,20 +195,6 @@ def _identity(path: Path, *, follow_symlinks: bool = False) -> tuple[int, int] |
     if not stat.S_ISDIR(status.st_mode) or not os.access(path, os.R_OK | os.X_OK):
         return None
     return status.st_dev, status.st_ino
-
-
-def _file_system(device: int) -> str:
-    """The type of the file system with this number; empty when unknown."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return ""
-    for mount in mounts:
-        fields, _, types = mount.partition(" - ")
-        if fields.split(" ")[2] == wanted:
-            return types.split(" ")[0]
-    return ""
 
 
 def _end(observer: BaseObserver) -> None:

@@ -50,6 +50,21 @@ _PARTIAL = re.compile(
 )
 """Names under which programs write what will get its own name later."""
 
+_BECOMES = re.compile(
+    r"""
+      \.(.+\..+)\.[A-Za-z0-9]{6}
+    | [.~]syncthing[.~](.+)\.tmp
+    | \.(.+)\.~[0-9a-f]+
+    | \.in\.(.+?)\.?
+    | (.+?)\.(?:ocTransferId\d+\.part|filepart|part|partial|crdownload|opdownload|download|aria2)
+    """,
+    re.VERBOSE | re.DOTALL | re.IGNORECASE,
+)
+"""Of those, the ones that hold the file's own name."""
+
+_MAY_BECOME = (".", "~")
+_MAY_BECOME_BY_END = ("part", "partial", "load", "aria2")
+
 _BY_THE_WAY = re.compile(
     r"""
       \..*                              # hidden: locks of LibreOffice and emacs, swap files of vim and nano, ...
@@ -69,6 +84,15 @@ _BY_THE_WAY = re.compile(
 def is_partial(name: str) -> bool:
     """Whether a program writes under this name what is not whole yet."""
     return _PARTIAL.fullmatch(name) is not None
+
+
+def becomes(name: str) -> str | None:
+    """The name that a file will have which a program still writes under this one; None when that is not known."""
+    # Of 100,000 names that are no business of ours, few come as far as the pattern.
+    if not name.startswith(_MAY_BECOME) and not name.endswith(_MAY_BECOME_BY_END):
+        return None
+    match = _BECOMES.fullmatch(name)
+    return next(filter(None, match.groups())) if match else None
 
 
 def is_left_alone(name: str) -> bool:

@@ -42,6 +42,11 @@ class Reading(NamedTuple):
         """Whether `rsync --partial` left it, which marks a part under the final name with the time 0."""
         return self.mtime_ns < 1_000_000_000
 
+    @property
+    def is_coarse(self) -> bool:
+        """Whether the file system seems to keep whole seconds only."""
+        return self.ctime_ns % 1_000_000_000 == 0
+
     def unchanged_since(self, earlier: Reading) -> bool:
         """Whether it is the same, also across a reboot, which may number the devices anew."""
         return self[1:] == earlier[1:]

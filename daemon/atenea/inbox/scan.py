@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atenea.inbox import names
+from atenea.inbox.named_files import missing_files
 from atenea.inbox.names import Kind
 from atenea.inbox.nofollow import open_folder, open_folder_beneath
 from atenea.inbox.readings import MAX_ENTRIES, Reading, Readings, fingerprint, read_file, read_status, survey
@@ -22,6 +23,12 @@ from atenea.inbox.readings import MAX_ENTRIES, Reading, Readings, fingerprint, r
 __all__ = ["Candidate", "Reading", "ScanResult", "Scanner", "fingerprint"]
 
 _log = logging.getLogger(__name__)
+
+EMPTY_PATIENCE = 10
+"""An empty file, which many programs make long before they fill it, settles so many times as slowly."""
+
+_COARSE_SECONDS = 2.0
+"""What whole seconds as time stamps may hide: those of FAT are even ones."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,12 @@ class _Watched(NamedTuple):
 class _Found(NamedTuple):
     candidate: Candidate
     in_progress: bool
+    uploads: Readings = ()
+
+    @property
+    def readings(self) -> Readings:
+        """Of all that must not change any more."""
+        return self.candidate.readings + self.uploads
 
 
 def job_name(relative: str, *, is_folder: bool) -> str:
@@ -100,6 +113,7 @@ def refusal_of(relative: str, *, too_many: bool) -> str | None:
 class Scanner:
     """Remembers how files looked, and calls those settled that look the same `settle_seconds` later.
 
+    A job folder waits up to `wait_for_files_seconds` for files that its job file names and that are not in `assets`.
     `report` gets a sentence for each thing that a person should know, once.
     """
 
@@ -110,10 +124,15 @@ class Scanner:
         settle_seconds: float,
         clock: Callable[[], float] = time.monotonic,
         report: Callable[[str], None] = _log.warning,
+        *,
+        assets: Path | None = None,
+        wait_for_files_seconds: float = 600.0,
     ) -> None:
         self._inbox = inbox
         self._presets = frozenset(presets)
         self._settle_seconds = settle_seconds
+        self._assets = assets
+        self._wait_for_files_seconds = wait_for_files_seconds
         self._clock = clock
         self._report = report
         self._watched: dict[str, _Watched] = {}
@@ -129,11 +148,12 @@ class Scanner:
             found = list(self._inbox_jobs())
         except OSError as error:
             return self._without_inbox(error)
-        self._reported &= self._seen
         if self._problem is not None:
             self._problem = None
             self._report(f"the inbox {str(self._inbox)!r} is back")
-        return self._judge(found, began)
+        result = self._judge(found, began)
+        self._reported &= self._seen
+        return result
 
     def _without_inbox(self, error: OSError) -> ScanResult:
         problem = f"the inbox {str(self._inbox)!r} cannot be read: {error.strerror}"
@@ -147,19 +167,39 @@ class Scanner:
         settled: list[Candidate] = []
         due: list[float] = []
         watched: dict[str, _Watched] = {}
-        for candidate, in_progress in found:
-            before = self._watched.get(candidate.relative)
-            if before is None or before.readings != candidate.readings:
-                before = _Watched(candidate.readings, self._clock())
-            watched[candidate.relative] = before
-            if in_progress:
+        for job in found:
+            relative = job.candidate.relative
+            before = self._watched.get(relative)
+            if before is None or before.readings != job.readings:
+                before = _Watched(job.readings, self._clock())
+            watched[relative] = before
+            if job.in_progress:
                 continue
-            if before.since + self._settle_seconds <= began:
-                settled.append(candidate)
-            else:
-                due.append(before.since + self._settle_seconds)
+            settles = before.since + self._seconds_to_settle(job.readings)
+            if settles > began:
+                due.append(settles)
+            elif self._is_whole(job.candidate, began - before.since):
+                settled.append(job.candidate)
         self._watched = watched
         return ScanResult(settled, len(found) - len(settled), min(due, default=None))
+
+    def _seconds_to_settle(self, readings: Readings) -> float:
+        seconds = self._settle_seconds
+        if any(reading.size == 0 for _, reading in readings):
+            seconds *= EMPTY_PATIENCE
+        if any(reading.is_coarse for _, reading in readings):
+            seconds += _COARSE_SECONDS
+        return seconds
+
+    def _is_whole(self, candidate: Candidate, unchanged_for: float) -> bool:
+        """Whether a job folder has all files that its job file names, or did not change for too long."""
+        if not candidate.is_folder or candidate.refusal or unchanged_for >= self._wait_for_files_seconds:
+            return True
+        missing = missing_files(self._inbox / candidate.relative, self._assets)
+        if missing:
+            named = " and ".join(map(repr, missing))
+            self._once(("missing", candidate.relative, *missing), f"{candidate.relative!r} waits: it names {named}")
+        return not missing
 
     def _inbox_jobs(self) -> Iterator[_Found]:
         folder = open_folder_beneath(self._inbox)
@@ -194,10 +234,13 @@ class Scanner:
         """The jobs that are files of this folder, and through the callback the folders that may be jobs."""
         jobs: list[tuple[str, Kind]] = []
         pictures: set[str] = set()
+        uploads: dict[str, str] = {}
         with os.scandir(folder) as entries:
             for entry in entries:
                 kind = names.kind_by_suffix(entry.name)
                 regular = entry.is_file(follow_symlinks=False)
+                if regular and (final := names.becomes(entry.name)):
+                    uploads[final] = entry.name
                 if (regular and kind is Kind.OTHER) or self._is_left_alone(entry.name, preset):
                     continue
                 if not regular:
@@ -207,7 +250,8 @@ class Scanner:
                 else:
                     jobs.append((entry.name, kind))
         for name, kind in sorted(jobs, key=lambda job: job[0]):
-            yield from self._file_job(name, kind, folder, preset, pictures)
+            for found in self._file_job(name, kind, folder, preset, pictures):
+                yield found._replace(uploads=_uploads_of_picture(name, kind, folder, uploads))
 
     def _is_left_alone(self, name: str, preset: str | None) -> bool:
         return names.is_left_alone(name) and not (preset is None and name in self._presets)
@@ -280,6 +324,14 @@ class Scanner:
 
 def _found(candidate: Candidate, partial: bool = False) -> _Found:
     return _Found(candidate, partial or any(reading.in_progress for _, reading in candidate.readings))
+
+
+def _uploads_of_picture(text: str, kind: Kind, folder: int, uploads: dict[str, str]) -> Readings:
+    """What is being written, under other names yet, that will be the text's picture."""
+    if kind is not Kind.TEXT:
+        return ()
+    parts = [uploads[name] for name in names.picture_names(text) if name in uploads]
+    return tuple((part, reading) for part in parts if (reading := read_file(part, folder)))
 
 
 def _join(preset: str | None, name: str) -> str:

@@ -9,7 +9,9 @@ A crash before 5 leaves folders without a row. `recover` enters those that hold 
 inbox. Where the inbox cannot be renamed from (another mount, or a sandbox that forbids it):
 
 1. copy into the hidden folder `STATE/jobs/ID/.copy`, synced; 2. look whether the source is still what had settled;
-3. commit the row as an unfinished copy; 4. rename `.copy` to `original`; 5. remove the source; 6. tell the ledger.
+3. commit the row as an unfinished copy; 4. rename `.copy` to `original`; 5. rename the source into the hidden folder
+`INBOX/.atenea-ID`; 6. remove that when nobody can write into it any more, or when it no longer matters (see `late`);
+7. tell the ledger.
 
 A crash before 3 leaves a hidden folder without a row, which is removed; later, the ledger says what is unfinished. A
 source that cannot be removed stays unfinished, and is not taken again until it changes.
@@ -29,6 +31,7 @@ from typing import Any, Protocol
 
 from atenea import durable
 from atenea.inbox import names
+from atenea.inbox.late import NO_RENAME, make_parents, rest_folder
 from atenea.inbox.names import Kind
 from atenea.inbox.nofollow import folder_beneath, open_beneath
 from atenea.inbox.readings import (
@@ -42,12 +45,12 @@ from atenea.inbox.readings import (
     survey,
 )
 from atenea.inbox.scan import Candidate, refusal_of
+from atenea.inbox.writers import is_written
 
 _log = logging.getLogger(__name__)
 
 ORIGINAL = "original"
 COPY = ".copy"
-_NO_RENAME = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EROFS})
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,9 @@ class TakingLedger(Protocol):
     def copy_finished(self, job_id: str, /) -> None:
         """The inbox no longer holds the source of this job."""
 
+    def is_past_changes(self, job_id: str, /) -> bool:
+        """Whether the job would not start over any more if its original changed."""
+
 
 class _StaysError(Exception):
     """A job stays in the inbox, because it is no longer what had settled or cannot be copied."""
@@ -135,6 +141,7 @@ class Taker:
             Exception: what the ledger raises. Either way the next call begins with putting things right.
         """
         taken = self._settle_doubts()
+        self._remember_copies()
         self._finish_copies()
         if candidates:
             taken += self._take_batch(candidates)
@@ -197,7 +204,7 @@ class Taker:
         except FileNotFoundError as error:
             raise _StaysError from error
         except OSError as error:
-            if error.errno not in _NO_RENAME:
+            if error.errno not in NO_RENAME:
                 raise
         else:
             return False
@@ -297,7 +304,10 @@ class Taker:
             durable.rename_exclusive(folder / COPY, folder / ORIGINAL)
             durable.fsync_folder(folder)
         try:
-            self._remove_source(row)
+            self._put_away(row)
+            if self._may_change(row):
+                return
+            durable.remove_tree(rest_folder(self._inbox, row.job_id))
         except OSError as error:
             sentence = f"{row.relative!r} was taken, but cannot be removed from the inbox: {error.strerror}"
             self._once("remove", row.relative, sentence)
@@ -306,20 +316,31 @@ class Taker:
         del self._unfinished[row.job_id]
         self._reported.discard(("remove", row.relative))
 
-    def _remove_source(self, row: TakenRow) -> None:
-        """Remove what was copied and is unchanged; what makes it a job goes first, and if it changed all stays."""
+    def _put_away(self, row: TakenRow) -> None:
+        """Move what was copied out of sight; when what makes it a job is another file by now, all stays."""
         readings = dict(row.source_readings)
         is_folder = row.relative not in readings
         first = f"{row.relative}/{names.JOB_FILE}" if is_folder else row.relative
-        self._check_mounted(row, readings[first])
-        if not self._remove_same(first, readings.pop(first)):
+        rest = rest_folder(self._inbox, row.job_id)
+        if not rest.exists():
+            self._check_mounted(row, readings[first])
+        if not self._put_away_same(first, readings.pop(first), rest):
             return
         for path, reading in readings.items():
-            self._remove_same(path, reading)
+            self._put_away_same(path, reading, rest)
         if is_folder:
             self._remove_empty(row.relative, (first, *readings))
         with suppress(FileNotFoundError), folder_beneath(self._inbox, row.preset or ""):
             durable.fsync_folder(self._inbox / (row.preset or ""))
+
+    def _may_change(self, row: TakenRow) -> bool:
+        """Whether what was put away may get more content, or has, and the job could still be made of that."""
+        rest = rest_folder(self._inbox, row.job_id)
+        if not (rest / (row.preset or "")).exists() or self._ledger.is_past_changes(row.job_id):
+            return False
+        copied = {path: reading[1:4] for path, reading in row.source_readings}
+        changed = any(copied.get(path) != reading[1:4] for path, reading in read_job(rest, row.relative))
+        return changed or is_written(rest, row.relative) is not False
 
     def _check_mounted(self, row: TakenRow, reading: Reading) -> None:
         """A file that is missing because its file system is away is not gone."""
@@ -328,14 +349,24 @@ class Taker:
         if device != reading.device and not read_job(self._inbox, row.relative):
             raise OSError(errno.ENOENT, "another file system is mounted there", str(home))
 
-    def _remove_same(self, path: str, reading: Reading) -> bool:
-        """Remove a file of the inbox if it is as it was; whether it is gone."""
+    def _put_away_same(self, path: str, reading: Reading, rest: Path) -> bool:
+        """Move a file of the inbox away if it is the one that was copied; whether it is gone."""
         parent, _, name = path.rpartition("/")
         with suppress(FileNotFoundError, NotADirectoryError), folder_beneath(self._inbox, parent) as folder:
             now = read_status(name, folder)
-            if now is not None and not Reading.of(now).unchanged_since(reading):
+            if now is None:
+                return True
+            if now.st_ino != reading.inode:
                 return False
-            durable.remove_file(name, dir_fd=folder)
+            make_parents(rest, path)
+            try:
+                durable.rename_exclusive(name, rest / path, src_dir_fd=folder)
+            except OSError as error:
+                if error.errno not in NO_RENAME:
+                    raise
+                if not Reading.of(now).unchanged_since(reading):
+                    return False
+                durable.remove_file(name, dir_fd=folder)
         return True
 
     def _remove_empty(self, relative: str, paths: Sequence[str]) -> None:

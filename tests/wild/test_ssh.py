@@ -1,0 +1,155 @@
+"""Uploads with scp and sftp through a real sshd."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from system.instance import Instance, wait_until
+from wild.tools import assert_once, long_text, needs, refusal, run, running, said, send, stall, taken
+
+SSHD_CONFIG = """
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/key.pub
+PidFile none
+StrictModes no
+UsePAM no
+PermitRootLogin yes
+Subsystem sftp internal-sftp
+"""
+
+LONG = long_text(600_000)
+SLOW = ("-l", "2000")
+"""Kilobits per second: the long text takes more than two seconds, with pauses longer than the settle time."""
+
+
+class Server:
+    """An sshd on loopback, and the options with which clients reach it."""
+
+    def __init__(self, folder: Path) -> None:
+        sshd = needs("sshd", "openssh-server")
+        if os.getuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)  # which the Debian package's unit would have made
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        for key in ("host_key", "key"):
+            run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key)
+        (folder / "sshd_config").write_text(SSHD_CONFIG.format(port=self.port, folder=folder))
+        (folder / "ssh_config").write_text(
+            f"Host *\nPort {self.port}\nIdentityFile {folder}/key\nIdentitiesOnly yes\nStrictHostKeyChecking no\n"
+            f"UserKnownHostsFile {folder}/known_hosts\nLogLevel ERROR\nUser {getpass.getuser()}\n"
+        )
+        self.options = ("-F", str(folder / "ssh_config"))
+        with (folder / "log").open("wb") as log:
+            self._process = subprocess.Popen([sshd, "-D", "-e", "-f", folder / "sshd_config"], stderr=log)
+        wait_until(self._answers, "sshd")
+
+    def _answers(self) -> bool:
+        return subprocess.run(["ssh", *self.options, "127.0.0.1", "true"], capture_output=True).returncode == 0
+
+    def stop(self) -> None:
+        """End it; its sessions end with their clients."""
+        self._process.terminate()
+        self._process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("ssh"))
+    yield server
+    server.stop()
+
+
+def upload(tmp_path: Path, name: str, text: str) -> Path:
+    """A file to send."""
+    path = tmp_path / f"{name}.txt"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("protocol", ["-s", "-O"], ids=["sftp", "scp"])
+def test_scp(server: Server, inbox: Instance, tmp_path: Path, protocol: str) -> None:
+    name = f"scp{protocol}"
+    run("scp", protocol, *server.options, upload(tmp_path, name, "Hello."), f"127.0.0.1:{inbox.inbox}")
+    assert_once(inbox, name, "Hello.")
+
+
+def test_scp_throttled(server: Server, inbox: Instance, tmp_path: Path) -> None:
+    """Its pauses are longer than the settle time."""
+    run("scp", *SLOW, *server.options, upload(tmp_path, "throttled", LONG), f"127.0.0.1:{inbox.inbox}")
+    assert_once(inbox, "throttled", LONG)
+
+
+def test_scp_stalled(server: Server, inbox: Instance, tmp_path: Path) -> None:
+    source = upload(tmp_path, "stalled", LONG)
+    with running("scp", *SLOW, *server.options, source, f"127.0.0.1:{inbox.inbox}") as scp:
+        stall(scp, inbox, "stalled")
+        assert scp.wait(30) == 0
+    assert_once(inbox, "stalled", LONG)
+
+
+def test_scp_interrupted(server: Server, inbox: Instance, tmp_path: Path) -> None:
+    """Nothing tells the part from a whole file: it is spoken; what is sent again is a job of its own."""
+    source = upload(tmp_path, "interrupted", LONG)
+    with running("scp", *SLOW, *server.options, source, f"127.0.0.1:{inbox.inbox}") as scp:
+        wait_until(lambda: taken(inbox, "interrupted"), "the part to settle")
+        send(scp, signal.SIGKILL)
+    part = said(inbox, "interrupted")
+    assert len(part) < len(LONG)
+    assert LONG.startswith(part)
+    run("scp", *server.options, source, f"127.0.0.1:{inbox.inbox}")
+    assert said(inbox, "interrupted-2") == LONG
+
+
+def test_scp_interrupted_in_a_character(inbox: Instance) -> None:
+    inbox.drop("cut.txt", "Hola, señ".encode()[:-1])
+    assert refusal(inbox, "cut").startswith("cut.txt: ends in the middle of a character: the upload was cut off")
+
+
+def test_sftp(server: Server, inbox: Instance, tmp_path: Path) -> None:
+    source = upload(tmp_path, "sftp", "Hello.")
+    run("sftp", *server.options, "-b", "-", "127.0.0.1", text=f"put {source} {inbox.inbox}/\n")
+    assert_once(inbox, "sftp", "Hello.")
+
+
+def test_sftp_under_another_name(server: Server, inbox: Instance, tmp_path: Path) -> None:
+    """What the documentation recommends: a hidden name first, then the final one."""
+    source = upload(tmp_path, "renamed", long_text(20_000))
+    commands = (
+        f"put {source} {inbox.inbox}/.renamed.part\nrename {inbox.inbox}/.renamed.part {inbox.inbox}/renamed.txt\n"
+    )
+    run("sftp", *SLOW, *server.options, "-b", "-", "127.0.0.1", text=commands)
+    assert_once(inbox, "renamed", long_text(20_000))
+
+
+def test_sftp_stalled(server: Server, inbox: Instance, tmp_path: Path) -> None:
+    source = upload(tmp_path, "sftp-stalled", LONG)
+    (tmp_path / "batch").write_text(f"put {source} {inbox.inbox}/\n")
+    with running("sftp", *SLOW, *server.options, "-b", tmp_path / "batch", "127.0.0.1") as sftp:
+        stall(sftp, inbox, "sftp-stalled")
+        assert sftp.wait(30) == 0
+    assert_once(inbox, "sftp-stalled", LONG)
+
+
+def test_sftp_interrupted(server: Server, inbox: Instance, tmp_path: Path) -> None:
+    (tmp_path / "batch").write_text(f"put {upload(tmp_path, 'sftp-cut', LONG)} {inbox.inbox}/\n")
+    with running("sftp", *SLOW, *server.options, "-b", tmp_path / "batch", "127.0.0.1") as sftp:
+        wait_until(lambda: taken(inbox, "sftp-cut"), "the part to settle")
+        send(sftp, signal.SIGKILL)
+    assert LONG.startswith(said(inbox, "sftp-cut"))
+
+
+def test_rsync_over_ssh(server: Server, inbox: Instance, tmp_path: Path) -> None:
+    needs("rsync", "rsync")
+    source = upload(tmp_path, "rsync-ssh", long_text(20_000))
+    shell = f"ssh {' '.join(server.options)}"
+    run("rsync", "-a", "--bwlimit=20", "-e", shell, source, f"127.0.0.1:{inbox.inbox}/")
+    assert_once(inbox, "rsync-ssh", long_text(20_000))
