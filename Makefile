@@ -34,8 +34,9 @@ bench: $(VENV)/installed-dev  ## print the figures that README quotes
 	$(BIN)/python benchmarks/idle.py
 	$(BIN)/python benchmarks/preview.py
 
-wheel: $(VENV)/installed-dev  ## build dist/atenea-*.whl
-	$(BIN)/python -m hatchling build -t wheel
+wheel: $(VENV)/installed  ## build dist/atenea-*.whl
+	@$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls dist/atenea-*.whl
 
 clean:  ## remove the environment and what was built
 	rm -rf $(VENV) build dist

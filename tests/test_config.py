@@ -171,7 +171,11 @@ def test_a_configuration_reaches_a_worker_as_json(home: Path) -> None:
         ),
         (
             "[paths]\ninbox = 'same'\noutbox = './x/../same/'",
-            "paths.outbox: is the inbox too, which would take its own answers for jobs",
+            "paths.outbox: is the inbox too, or a preset's folder in it, which would take its own answers for jobs",
+        ),
+        (
+            "[paths]\noutbox = 'inbox/news'\n[presets.news]",
+            "paths.outbox: is the inbox too, or a preset's folder in it, which would take its own answers for jobs",
         ),
         ("[watch\n", "is not valid TOML: Expected ']' at the end of a table declaration (at line 1, column 7)"),
         ("a = 1\nb = = 2", "is not valid TOML: Invalid value (at line 2, column 5)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from atenea import durable
 from atenea.config import Config, load_config
 from atenea.errors import MistakesError
 from atenea.executor import Task
@@ -247,6 +249,25 @@ def test_the_picture_of_the_same_stem_is_the_avatar(bench: Bench, suffix: str) -
     job = read_job_file(bench.folder)
     assert job.avatar == bench.folder / f"input/avatar/hello{suffix}"
     assert job.avatar.read_bytes() == picture.read_bytes()
+
+
+def test_the_picture_of_another_user_is_an_avatar_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))  # as fs.protected_hardlinks has it
+
+    monkeypatch.setattr(os, "link", refuse)
+    bench.picture("state/jobs/1/original/hello.png")
+    assert bench.job(bench.original("hello.txt", "x")).avatar == bench.folder / "input/avatar/hello.png"
+
+
+def test_a_picture_that_may_not_be_read_is_a_mistake(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    bench.picture("state/jobs/1/original/hello.png")
+    relative = bench.original("hello.txt", "x")
+    monkeypatch.setattr(durable, "copy_synced", refuse)
+    assert bench.mistakes(relative) == ("hello.txt", ["avatar: 'hello.png' cannot be read: Permission denied"])
 
 
 def test_it_wins_over_the_presets_avatar_which_need_not_be_there(bench: Bench) -> None:
@@ -554,3 +575,25 @@ def test_a_broken_plugin_is_a_mistake_of_the_jobs_that_want_it(bench: Bench) -> 
         ],
     )
     assert bench.job(bench.original("b.txt", "x")).name == "b"
+
+
+def test_a_retry_needs_no_file_but_what_was_copied(bench: Bench) -> None:
+    file = bench.write("inbox/a.txt", "x")
+    relative = bench.original("hello.toml", "text_file = 'a.txt'")
+    first = bench.intake(relative)
+    file.unlink()
+    assert bench.intake(relative) == first
+    assert read_job_file(bench.folder).text == "x"
+    file.write_text("y")
+    assert bench.job(relative).text == "y"
+
+
+def test_a_copy_that_had_to_be_waited_for_leaves_those_of_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = bench.write("inbox/a.txt", "x")
+    relative = bench.original("hello.toml", "text_file = 'a.txt'")
+    bench.job(relative)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: file.write_text("half of what"))
+        assert "waiting" in bench.intake(relative)
+    file.unlink()
+    assert bench.job(relative).text == "x"

@@ -249,6 +249,10 @@ def test_refused_before_the_import(folders):
     with pytest.raises(PluginError, match="is not loaded: it hangs; mend or remove it"):
         folders.manager(open="it hangs").load("open")
     assert "did you mean 'open'?" in folders.refusal("opne")
+    manager = folders.manager()
+    folders.write("late", "")
+    with pytest.raises(PluginError, match="plugin 'late' came after the daemon's start; send it SIGHUP, then: atenea"):
+        manager.load("late")
 
 
 def test_unreadable(folders, monkeypatch):

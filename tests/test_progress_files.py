@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,15 @@ def test_what_a_killed_daemon_left_goes_at_the_next_start(config: Config, db: Le
     (config.paths.outbox / "a.txt").write_text("not yours")
     ProgressFiles(config, db).tidy()
     assert set(shown(config)) == {"a.txt"}
+
+
+def test_a_ledger_that_cannot_be_written_is_a_warning(
+    config: Config, db: Ledger, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(db, "choose_stem", full)
+    with capture_logs() as logs:
+        ProgressFiles(config, db).update({jobs.planned().id: Progress("tts", "espeak")})
+    assert [(entry["log_level"], entry["error"]) for entry in logs] == [("warning", "database or disk is full")]

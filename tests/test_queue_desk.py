@@ -145,6 +145,8 @@ def test_one_job_in_full(desk: QueueDesk, jobs: Jobs, db: Ledger, config: Config
         "seconds": shown["steps"][1]["seconds"],
     }
     assert shown["steps"][4]["plugin"] is None
+    assert shown["steps"][5]["done"] is True
+    assert shown["steps"][5]["seconds"] is not None
     attempt = db.attempts(job.id)[1]
     assert shown["attempts"][1] == {
         "stage": "tts",
@@ -162,6 +164,7 @@ def test_options_are_shown_as_the_plugin_understood_them(desk: QueueDesk, jobs: 
     jobs.complete(job, options={"voice": "en", "rate": 170})
     attempt = jobs.begin(job)
     shown = desk.answer("show", {"job": job.id})
+    assert [step["done"] for step in shown["steps"]] == [True, True, False, False, False, False]
     assert shown["steps"][1]["options"] == {"voice": "en", "rate": 170}
     assert shown["attempts"][2]["outcome"] == "running"
     assert attempt
@@ -249,6 +252,7 @@ def test_wrong_arguments_are_refused(desk: QueueDesk) -> None:
     assert refusal(desk, "show") == "show: job: Missing required argument"
     assert refusal(desk, "show", job=[1]) == "show: job: Input should be a valid string"
     assert refusal(desk, "jobs", limit="3") == "jobs: limit: Input should be a valid integer"
+    assert refusal(desk, "jobs", limit=1 << 70) == "jobs: limit: Input should be less than or equal to 1000000"
     assert refusal(desk, "pause", x=1) == "pause: x: Unexpected keyword argument"
 
 
@@ -259,3 +263,10 @@ def test_a_list_of_very_many_jobs_is_cut(desk: QueueDesk, jobs: Jobs, monkeypatc
     answer = desk.answer("jobs", {})
     assert [job["id"] for job in answer["jobs"]] == [first.id, second.id, done.id]
     assert answer["more"] == 1
+
+
+def test_a_file_system_that_numbers_its_files_beyond_sqlites_integers(desk: QueueDesk, jobs: Jobs) -> None:
+    inode = (1 << 64) - 4096
+    job = jobs.take(source={"device": 1, "inode": inode, "readings": []})
+    assert desk.answer("taken", {"device": 1, "inode": inode})["job"]["id"] == job.id
+    assert desk.answer("taken", {"device": 2, "inode": inode})["job"] is None

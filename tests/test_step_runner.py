@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from stock import Jobs
 
+from atenea.arrivals import Arrivals
 from atenea.config import Config, load_config
 from atenea.executor import Failed
 from atenea.inbox.readings import fingerprint
@@ -42,7 +43,7 @@ class Bench:
     def __init__(self, config: Config, db: Ledger, jobs: Jobs) -> None:
         self._jobs, self._db = jobs, db
         self._executor = Refusing()
-        self._runner = StepRunner(config, db, self._executor)  # type: ignore[arg-type]
+        self._runner = StepRunner(config, db, self._executor, Arrivals(config, db))  # type: ignore[arg-type]
         settled = config.paths.inbox
         (settled / "hello.txt").write_text("Hello.")
         self.id = jobs.take(fingerprint=fingerprint(settled, "hello.txt")).id

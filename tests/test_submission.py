@@ -217,7 +217,7 @@ def test_a_folder_that_the_daemon_would_leave_alone_is_refused(inbox: Path, mine
     write(mine / ".show/job.toml", "text = 'hi'")
     assert (
         refused(mine / ".show", inbox)
-        == f"{mine / '.show'}: folders of such a name are left alone in the inbox; rename it"
+        == f"{mine / '.show'}: folders of the name '.show' are left alone in the inbox; rename it"
     )
 
 
@@ -232,7 +232,9 @@ def test_an_inbox_that_is_not_there_is_named(tmp_path: Path, mine: Path) -> None
     file = write(mine / "hello.txt")
     with pytest.raises(UsageError) as caught:
         submit_file(file, tmp_path / "gone")
-    assert str(caught.value) == f"{tmp_path / 'gone'}: there is no such inbox; see [paths] in the configuration"
+    assert str(caught.value) == (
+        f"{tmp_path / 'gone'}: there is no such inbox; start the daemon (atenea run), or name its --config"
+    )
 
 
 @contextmanager
@@ -256,3 +258,9 @@ def test_an_inbox_that_cannot_be_written_is_named() -> None:
             submit_file(file, inbox)
         inbox.chmod(0o755)
     assert str(caught.value) == f"{inbox}: cannot be written: Permission denied"
+
+
+def test_a_job_file_whose_folder_would_be_left_alone_is_refused(mine: Path, inbox: Path) -> None:
+    write(mine / "ana.png")
+    file = write(mine / "speech.tmp.toml", 'text = "Hello."\navatar = "ana.png"')
+    assert refused(file, inbox) == f"{file}: folders of the name 'speech.tmp' are left alone in the inbox; rename it"

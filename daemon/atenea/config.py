@@ -200,6 +200,9 @@ def load_config(file: Path | None = None) -> Config:
         raise ConfigError(error.subject, error.mistakes) from None
     base = Path(os.path.abspath(file)).parent
     paths = settings.paths.under(base)
-    if paths.inbox == paths.outbox:
-        raise ConfigError(str(file), ["paths.outbox: is the inbox too, which would take its own answers for jobs"])
+    if paths.outbox in {paths.inbox, *(paths.inbox / preset for preset in settings.presets)}:
+        raise ConfigError(
+            str(file),
+            ["paths.outbox: is the inbox too, or a preset's folder in it, which would take its own answers for jobs"],
+        )
     return Config(**{**dict(settings), "paths": paths, "file": base / file.name})

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,10 +61,12 @@ class ControlServer:
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
             request = json.loads(line)
-            return {"result": self._desk.answer(request.pop("command"), request)}
+            return {"result": self._desk.answer(str(request.pop("command")), request)}
         except AteneaError as error:
             return {"error": str(error), "exit_code": int(error.exit_code)}
-        except (ValueError, KeyError, AttributeError):
+        except sqlite3.Error as error:
+            return {"error": f"{self._state / LEDGER}: {error}", "exit_code": int(ExitCode.FAILED)}
+        except (ValueError, KeyError, AttributeError, RecursionError):
             return {"error": "not a JSON object with a command", "exit_code": int(ExitCode.USAGE)}
 
 
@@ -78,7 +81,7 @@ def ask(config: Config, command: str, **arguments: Any) -> dict[str, Any]:
     while True:
         try:
             return _ask_daemon(config.paths.state, command, arguments)
-        except (FileNotFoundError, ConnectionError):
+        except (FileNotFoundError, ConnectionError, BlockingIOError):  # the last one: too many ask at once
             pass
         except TimeoutError:
             raise BusyError(f"{config.paths.state}: the daemon does not answer; see its log") from None
@@ -101,7 +104,7 @@ def _ask_daemon(state: Path, command: str, arguments: dict[str, Any]) -> dict[st
             connection.connect(address)
         connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
         line = connection.makefile("rb").readline()
-    if not line:
+    if not line.endswith(b"\n"):
         raise ConnectionResetError
     answer = json.loads(line)
     if "error" in answer:
@@ -125,6 +128,8 @@ def _answer_here(config: Config, command: str, arguments: dict[str, Any]) -> dic
         ledger = Ledger(config.paths.state / LEDGER)
         try:
             return QueueDesk(config, ledger, NotRunning()).answer(command, arguments)
+        except sqlite3.Error as error:
+            raise AteneaError(f"{config.paths.state / LEDGER}: {error}") from None
         finally:
             ledger.close()
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from atenea.arrivals import Arrivals
 from atenea.config import Config, load_config
 from atenea.control import LEDGER, ControlServer
 from atenea.errors import AteneaError, ConfigError, ExitCode, UsageError
@@ -28,7 +29,7 @@ from atenea.progress_files import ProgressFiles
 from atenea.publisher import Publisher
 from atenea.queue_desk import QueueDesk
 from atenea.retention import clean_up
-from atenea.rows import JobRow
+from atenea.rows import JobRow, StepRow
 from atenea.scheduler import choose, free_slots
 from atenea.service import Service
 from atenea.state_lock import StateLock
@@ -82,7 +83,7 @@ class Daemon:
 
         Raises:
             BusyError: the state folder is in use.
-            UsageError: a folder cannot be made.
+            UsageError: a folder cannot be made, or the outbox not be read and written.
             ConfigError: a configured plugin or option is wrong.
             AteneaError: the ledger cannot be opened.
         """
@@ -103,7 +104,8 @@ class Daemon:
         self._reloading = asyncio.Event()
         self._stopping = asyncio.Event()
         self._executor = LocalExecutor(self._config, self._secrets, paths.state / "workers.lock")
-        self._runner = StepRunner(self._config, self._ledger, self._executor)
+        self._arrivals = Arrivals(self._config, self._ledger)
+        self._runner = StepRunner(self._config, self._ledger, self._executor, self._arrivals)
         self._inbox = InboxKeeper(self._config, self._ledger, on_look=self._wake.set)
         self._progress_files = ProgressFiles(self._config, self._ledger)
         self._desk = QueueDesk(self._config, self._ledger, self)
@@ -119,6 +121,8 @@ class Daemon:
             log.info(
                 "ready", inbox=str(paths.inbox), outbox=str(paths.outbox), config=str(self._config.file or "defaults")
             )
+            if self._ledger.paused:
+                log.warning("the queue is paused: no stage starts before `atenea resume`")
             await self._work()
         finally:
             self._service.stopping()
@@ -142,8 +146,13 @@ class Daemon:
             log.error("a configured plugin is broken; jobs that use it will fail", error=sentence)
 
     def _recover(self) -> None:
-        Publisher(self._config.paths.outbox, self._ledger).tidy()
-        self._progress_files.tidy()
+        outbox = self._config.paths.outbox
+        try:
+            Publisher(outbox, self._ledger).tidy()
+            self._progress_files.tidy()
+        except OSError as error:
+            sentence = f"{outbox}: cannot be tidied: {error.strerror}; see [paths] in the configuration"
+            raise UsageError(sentence) from None
         self._inbox.recover()
 
     async def _work(self) -> None:
@@ -190,12 +199,12 @@ class Daemon:
     def _start(self, job: JobRow) -> None:
         step = self._ledger.steps(job.id)[job.position]
         progress = Progress.of(step)
-        task = asyncio.create_task(self._carry_out(job, progress))
+        task = asyncio.create_task(self._carry_out(job, step, progress))
         self._steps[job.id] = (task, step.needs, progress)
+        # Not in the task: one that is cancelled before its first line never comes to its `finally`.
+        task.add_done_callback(lambda _: self._ended(job.id))
 
-    async def _carry_out(self, job: JobRow, progress: Progress) -> None:
-        step = self._ledger.steps(job.id)[job.position]
-
+    async def _carry_out(self, job: JobRow, step: StepRow, progress: Progress) -> None:
         def on_progress(fraction: float, text: str) -> None:
             progress.update(fraction, text)
             if self._on_progress:
@@ -213,10 +222,15 @@ class Daemon:
             surprise = not isinstance(error, OSError | sqlite3.Error)
             facts = {"job": job.id, "name": job.name, "error": str(error)}
             log.error("the job cannot go on now; it is tried again", **facts, exc_info=surprise)
-        finally:
-            del self._steps[job.id]
-            self._finish_cancelling(job.id)
-            self._wake.set()
+
+    def _ended(self, job_id: str) -> None:
+        """The job's step runs no more."""
+        del self._steps[job_id]
+        self._wake.set()
+        try:
+            self._finish_cancelling(job_id)
+        except sqlite3.Error as error:
+            log.error("the job cannot be cancelled now; cancel it again", job=job_id, error=str(error))
 
     def _finish_cancelling(self, job_id: str) -> None:
         """Cancel the job whose step was stopped, also if the step had come to its end by itself just before."""
@@ -251,7 +265,7 @@ class Daemon:
             await asyncio.sleep(self._config.watch.rescan_seconds)
             try:
                 for job in self._ledger.refused_lately():
-                    if await self._runner.revive(job):
+                    if await self._arrivals.revive(job):
                         self._wake.set()
             except (OSError, sqlite3.Error, AteneaError) as error:
                 log.error("refused jobs cannot be looked at now; it is tried again", error=str(error))
@@ -273,7 +287,7 @@ class Daemon:
 
     def _status_line(self, running: dict[str, Progress]) -> str:
         counts = self._ledger.counts()
-        waiting = sum(counts.values()) - len(running)
+        waiting = max(sum(counts.values()) - len(running), 0)  # a step may end only after its job has
         stages = [f"{p.plugin or p.stage} {p.fraction:.0%}" for p in running.values()]
         return f"{', '.join(stages) or 'idle'}; {waiting} waiting{', paused' if self._ledger.paused else ''}"
 
@@ -309,10 +323,11 @@ class Daemon:
         while True:
             await self._reloading.wait()
             self._reloading.clear()
-            self._executor.reload(self._config)  # plugins are loaded anew, whatever the configuration says
+            # Plugins are loaded anew, whatever the configuration says: a copy, so that busy workers are replaced too.
+            self._executor.reload(self._config.model_copy())
             try:
                 await self._reload(self._config)
-            except AteneaError as error:
+            except (OSError, AteneaError) as error:
                 log.error("the configuration is not reloaded", error=str(error))
 
     async def _reload(self, old: Config) -> None:
@@ -328,7 +343,9 @@ class Daemon:
             await self._check(config, checker)
         finally:
             await checker.close()
-        self._config = self._runner.config = self._desk.config = self._progress_files.config = config
+        self._config = config
+        for part in (self._arrivals, self._runner, self._desk, self._progress_files):
+            part.config = config
         self._executor.reload(config)
         self._inbox.reload(config)
         self._wake.set()

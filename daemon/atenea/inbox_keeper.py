@@ -55,7 +55,8 @@ class InboxKeeper:
             wait_for_files_seconds=config.limits.wait_for_files_seconds,
         )
         self._taker = Taker(config.paths.inbox, config.paths.state, presets, self._ledger, report=log.warning)
-        self._hints = Hints(config.paths.inbox, presets, self._on_change, polling=config.watch.polling)
+        polling = config.watch.polling
+        self._hints = Hints(config.paths.inbox, presets, self._on_change, polling=polling, report=log.warning)
 
     def recover(self) -> None:
         """Finish or undo what a crash cut short; before the first look."""

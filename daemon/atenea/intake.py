@@ -99,7 +99,9 @@ class Intake:
         self._preset_name = preset
         self._beside = beside or config.paths.inbox / self._relative.parent
         at_once = config.watch.settle_seconds == 0
-        self._files = NamedFiles(previous, at_once=at_once, most_bytes=config.limits.file_bytes)
+        self._files = NamedFiles(
+            previous, at_once=at_once, most_bytes=config.limits.file_bytes, copies=folder / "input"
+        )
 
     def run(self, job_id: str) -> dict[str, Any]:
         """The job's steps, priority and hashes of inputs; or `waiting`: the named files that are not there yet.
@@ -120,7 +122,7 @@ class Intake:
         if self._files.waiting:
             return {"waiting": self._files.waiting}
 
-        files = self._files.copy(named, self._folder / "input")
+        files = self._files.copy(named)
         if self._files.waiting:
             return {"waiting": self._files.waiting}
         self._add_own_picture(files)
@@ -247,9 +249,15 @@ class Intake:
 
     def _add_own_picture(self, files: dict[str, Path]) -> None:
         if "avatar" not in files and (picture := self._own_picture()):
-            files["avatar"] = place(self._folder / "input", "avatar", picture.name)
-            os.link(picture, files["avatar"])
-            self._files.hashes["avatar"] = durable.sha256_file(picture)
+            copy = place(self._folder / "input", "avatar", picture.name)
+            try:
+                # No hard link: the kernel allows none to a file that is another user's.
+                durable.copy_synced(picture, copy)
+            except PermissionError as error:
+                self._files.mistakes.append(f"avatar: {picture.name!r} cannot be read: {error.strerror}")
+                return
+            self._files.hashes["avatar"] = durable.sha256_file(copy)
+            files["avatar"] = copy
 
     def _broken_avatar(self, job: Job) -> list[str]:
         if job.avatar is None:

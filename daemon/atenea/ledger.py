@@ -162,7 +162,7 @@ class Ledger:
     def taken_from(self, device: int, inode: int) -> JobRow | None:
         """The newest job that was this file in the inbox."""
         where = "WHERE source ->> 'device' = ? AND source ->> 'inode' = ? ORDER BY id DESC LIMIT 1"
-        return next(iter(self._jobs(where, device, inode)), None)
+        return next(iter(self._jobs(where, _number(device), _number(inode))), None)
 
     def active(self, limit: int = -1) -> list[JobRow]:
         """Jobs that are not finished, in the order in which they are served; all of them if the limit is -1."""
@@ -460,6 +460,11 @@ class Ledger:
 def _storable(text: str) -> str:
     """The text as UTF-8 can hold it: names of files may have other bytes in them, as surrogates."""
     return text.encode(errors="backslashreplace").decode()
+
+
+def _number(number: int) -> int | float:
+    """A number as SQLite reads it in JSON: some file systems number their inodes beyond what its integers hold."""
+    return number if number < 1 << 63 else float(number)
 
 
 def _base32(number: int) -> str:

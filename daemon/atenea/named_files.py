@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
@@ -31,6 +32,7 @@ class NamedFiles:
         previous: readings of the files at the last look: one is settled when it did not change since.
         at_once: take the files as they are; nobody is writing them.
         most_bytes: the largest file that is copied.
+        copies: the folder for the copies. One that an earlier attempt left there stands in for a file that is gone.
 
     Attributes:
         mistakes: a sentence for each file that will not be used, whatever happens.
@@ -38,10 +40,11 @@ class NamedFiles:
         hashes: SHA-256 of what was copied, by key.
     """
 
-    def __init__(self, previous: Mapping[str, Any], *, at_once: bool, most_bytes: int) -> None:
+    def __init__(self, previous: Mapping[str, Any], *, at_once: bool, most_bytes: int, copies: Path) -> None:
         self._previous = previous
         self._at_once = at_once
         self._most_bytes = most_bytes
+        self._copies = copies
         self.mistakes: list[str] = []
         self.waiting: dict[str, list[int] | None] = {}
         self.hashes: dict[str, str] = {}
@@ -54,14 +57,20 @@ class NamedFiles:
                 with found:
                     self._judge(file, _reading(found))
 
-    def copy(self, files: list[NamedFile], target: Path) -> dict[str, Path]:
-        """Copy the files, each into a folder of `target` named by its key; where they are, by key.
+    def copy(self, files: list[NamedFile]) -> dict[str, Path]:
+        """Copy the files, each into a folder named by its key; where they are, by key.
 
-        One that changed since the look is waited for again.
+        One that changed since the look is waited for again, and then the copies of before stay.
         """
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
-        return {file.key: path for file in files for path in self._copy(file, target)}
+        new = self._copies.with_name(f"{self._copies.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        copied = [file for file in files if self._copy(file, new)]
+        if self.waiting:
+            return {}
+        shutil.rmtree(self._copies, ignore_errors=True)
+        new.rename(self._copies)
+        return {file.key: _place(self._copies, file.key, file.name) for file in copied}
 
     def _open(self, file: NamedFile) -> BinaryIO | None:
         for root in file.roots:
@@ -73,6 +82,9 @@ class NamedFiles:
                 reason = f"is no plain file beside the job or in the assets folder ({error.strerror})"
                 self.mistakes.append(f"{file.key}: {file.name!r} {reason}")
                 return None
+        with suppress(OSError):
+            copy = _place(self._copies, file.key, file.name)
+            return os.fdopen(open_beneath(self._copies, str(copy.relative_to(self._copies))), "rb")
         self.waiting[file.name] = None
         return None
 
@@ -82,10 +94,10 @@ class NamedFiles:
         elif not self._at_once and self._previous.get(file.name) != reading:
             self.waiting[file.name] = reading
 
-    def _copy(self, file: NamedFile, target: Path) -> Iterator[Path]:
+    def _copy(self, file: NamedFile, target: Path) -> bool:
         source = self._open(file)
         if source is None:
-            return
+            return False
         path = place(target, file.key, file.name)
         digest = hashlib.sha256()
         with source, path.open("wb") as copy:
@@ -98,16 +110,20 @@ class NamedFiles:
             after = _reading(source)
         if after != before or not (self._at_once or self._previous.get(file.name) == after):
             self.waiting[file.name] = after
-            return
+            return False
         self.hashes[file.key] = digest.hexdigest()
-        yield path
+        return True
 
 
 def place(target: Path, key: str, name: str) -> Path:
     """Where the copy of a named file goes: under its own name, which sentences show, as far as JSON can hold it."""
-    folder = target / key
-    folder.mkdir()
-    return folder / printable(PurePosixPath(name).name)
+    path = _place(target, key, name)
+    path.parent.mkdir()
+    return path
+
+
+def _place(target: Path, key: str, name: str) -> Path:
+    return target / key / printable(PurePosixPath(name).name)
 
 
 def _reading(file: BinaryIO) -> list[int]:

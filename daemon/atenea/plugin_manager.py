@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -97,6 +98,7 @@ class PluginManager:
     ) -> None:
         self._blocked = blocked
         self._cache = cache
+        self._folder = plugins_folder
         self._sources = find_plugins(plugins_folder)
         self._loaded: dict[str, Plugin] = {}
         self._pluggy = pluggy.PluginManager(hookspecs.PROJECT)
@@ -206,6 +208,8 @@ class PluginManager:
 
     def _source(self, name: str) -> PluginSource:
         if name not in self._sources:
+            if is_plugin_name(name) and os.path.isfile(self._folder / f"{name}.py"):  # False if it cannot be looked at
+                raise PluginError(f"plugin {name!r} came after the daemon's start; send it SIGHUP, then: atenea retry")
             near = difflib.get_close_matches(name, self._sources, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(self._sources) or 'none'}"
             raise PluginError(f"there is no plugin {name!r}; {hint}")

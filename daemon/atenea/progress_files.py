@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class ProgressFiles:
         """Write the files of the jobs that run, and remove those of the jobs that do not any more."""
         try:
             self._bring_up_to_date(running if self.config.outbox.progress_files else {})
-        except OSError as error:
+        except (OSError, sqlite3.Error) as error:
             log.warning("the progress files cannot be written", error=str(error))
 
     def _bring_up_to_date(self, running: Mapping[str, Progress]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
-from pydantic import ConfigDict, ValidationError, validate_call
+from pydantic import ConfigDict, Field, ValidationError, validate_call
 
 from atenea.config import Config
 from atenea.errors import UsageError
@@ -16,6 +16,8 @@ from atenea.views import job_details, job_view
 
 RECENT = 20
 """Finished jobs in a list, unless more are asked for."""
+
+MOST = 1_000_000
 
 _NEXT = 1000
 """Unfinished jobs in a list; an answer takes time that the daemon does nothing else in."""
@@ -81,7 +83,7 @@ class QueueDesk:
             reasons = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]
             raise UsageError(f"{command}: {'; '.join(reasons)}") from None
 
-    def jobs(self, limit: int = RECENT) -> dict[str, Any]:
+    def jobs(self, limit: Annotated[int, Field(ge=0, le=MOST)] = RECENT) -> dict[str, Any]:
         """The unfinished jobs, as far as one wants to see them, then those that finished last."""
         active = self._ledger.active(_NEXT)
         return {

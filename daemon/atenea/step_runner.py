@@ -12,13 +12,9 @@ from typing import Any
 import structlog
 
 from atenea import durable
+from atenea.arrivals import Arrivals
 from atenea.config import Config
 from atenea.executor import Done, Executor, Failed, ProgressCallback, Task
-from atenea.inbox.late import bring_picture, bring_rest, rest_folder
-from atenea.inbox.readings import NOTHING, fingerprint
-from atenea.inbox.scan import EMPTY_PATIENCE
-from atenea.inbox.taking import COPY
-from atenea.inbox.writers import is_written
 from atenea.ledger import Ledger
 from atenea.publisher import Publisher
 from atenea.report import build_error, build_report, write_json
@@ -32,20 +28,16 @@ log = structlog.get_logger()
 _ARTIFACT = {"tts": "speech", "audio": "wav", "render": "video", "mux": "video", "post": "video"}
 
 
-_LEAST_PAUSE = 0.1
-"""Between two looks at a file, however small `settle_seconds` is."""
-
-
 class StepRunner:
     """Runs steps with an executor; several at once, but one per job."""
 
-    def __init__(self, config: Config, ledger: Ledger, executor: Executor) -> None:
+    def __init__(self, config: Config, ledger: Ledger, executor: Executor, arrivals: Arrivals) -> None:
         self.config = config
         self._ledger = ledger
         self._executor = executor
+        self._arrivals = arrivals
         self._publisher = Publisher(config.paths.outbox, ledger)
         self._publishing = asyncio.Lock()
-        self._held: set[str] = set()
 
     async def run(self, job: JobRow, step: StepRow, on_progress: ProgressCallback) -> dict[str, Path]:
         """Run one step to its end; the files that it brought into the outbox.
@@ -56,14 +48,14 @@ class StepRunner:
             return await self._publish(job, step)
         if step.stage == "intake":
             await self._read(job, step, on_progress)
-        elif not await self._arrives_still(job, step):
+        elif step.position > 1 or not await self._arrivals.go_on(job, is_read=True):
             await self._serve(job, step, on_progress)
         return {}
 
     # Intake
 
     async def _read(self, job: JobRow, step: StepRow, on_progress: ProgressCallback) -> None:
-        if await self._arrives(job, is_read=False):
+        if await self._arrivals.go_on(job, is_read=False):
             return
         attempt = self._ledger.begin(job, step)
         if job.refusal:
@@ -80,10 +72,8 @@ class StepRunner:
 
     async def _refuse(self, attempt: int, job: JobRow, step: StepRow, outcome: Failed) -> None:
         """Fail the job, unless what is wrong with it may be that there is more to come."""
-        now, is_held = await in_thread(self._look_again, job)
-        if now != job.fingerprint or is_held:
-            self._ledger.put_off(attempt, job, until=time.time() + self._pause, waiting=job.waiting)
-            self._tell_held(job)
+        if await self._arrivals.has_more(job):
+            self._ledger.put_off(attempt, job, until=time.time() + self._arrivals.pause, waiting=job.waiting)
         else:
             self._failed(attempt, job, step, outcome)
 
@@ -118,77 +108,6 @@ class StepRunner:
         self._ledger.put_off(attempt, job, until=time.time() + pause, waiting=waiting)
         if not job.waiting:
             log.info("job waits for files", job=job.id, name=job.name, files=list(waiting))
-
-    async def _arrives_still(self, job: JobRow, step: StepRow) -> bool:
-        """Before the first stage: whether the original is not, or will not stay, what intake has read."""
-        return step.position == 1 and await self._arrives(job)
-
-    async def _arrives(self, job: JobRow, *, is_read: bool = True) -> bool:
-        """Whether the upload goes on after its file was taken; then the job waits until it settles, and starts over.
-
-        Once it is read, it also waits for whoever has a file still open for writing.
-        """
-        if (self._folder(job) / COPY).exists():  # its row is committed, and next it gets its name
-            self._ledger.start_over(job, fingerprint=job.fingerprint, until=time.time() + _LEAST_PAUSE)
-            return True
-        now, is_held = await in_thread(self._look_again, job)
-        if now == NOTHING:
-            self._give_up_lost(job)
-            return True
-        if now == job.fingerprint and not (is_held and is_read):
-            if is_read:
-                self._held.discard(job.id)
-            return False
-        self._ledger.start_over(job, fingerprint=now, until=time.time() + self._pause)
-        if now != job.fingerprint:
-            log.warning("the file changed after it was taken; the job starts over", job=job.id, name=job.name)
-        else:
-            self._tell_held(job)
-        return True
-
-    @property
-    def _pause(self) -> float:
-        """Seconds between two looks at a file that is still being written."""
-        return max(self.config.watch.settle_seconds, _LEAST_PAUSE)
-
-    def _tell_held(self, job: JobRow) -> None:
-        if job.id not in self._held:
-            self._held.add(job.id)
-            log.info("somebody still has the file open for writing; the job waits", job=job.id, name=job.name)
-
-    async def revive(self, job: JobRow) -> bool:
-        """Whether more of a refused job's files has come since; then the job is tried again."""
-        now, _ = await in_thread(self._look_again, job)
-        if now in {NOTHING, job.fingerprint}:
-            return False
-        self._ledger.retry(job)
-        log.warning("the file changed after it was refused; the job is tried again", job=job.id, name=job.name)
-        return True
-
-    def _look_again(self, job: JobRow) -> tuple[str, bool]:
-        """The original's fingerprint, with all that came late, and whether it must be waited for."""
-        inbox, folder = self.config.paths.inbox, self._folder(job)
-        original, rest = folder / "original", rest_folder(inbox, job.id)
-        arrived_before = job.created + EMPTY_PATIENCE * self.config.watch.settle_seconds
-
-        def before_copy() -> Path:
-            self._ledger.copy_begun(job.id)
-            return rest
-
-        patience = self.config.limits.wait_for_files_seconds
-        try:
-            bring_picture(inbox, original, job.relative, arrived_before=arrived_before, before_copy=before_copy)
-            if rest.exists():
-                bring_rest(rest, original, job.relative)
-            source = rest if rest.exists() else original
-            return fingerprint(original, job.relative), is_written(source, job.relative, patience=patience) is True
-        except (FileNotFoundError, NotADirectoryError):
-            return NOTHING, False
-
-    def _give_up_lost(self, job: JobRow) -> None:
-        attempt = self._ledger.begin(job, self._ledger.steps(job.id)[0])
-        folder = self._folder(job)
-        self._ledger.give_up(attempt, job, error=f"{folder}: somebody removed the original", details="", died=False)
 
     # Stages
 

@@ -35,7 +35,7 @@ def submit_file(file: Path, inbox: Path, presets: Collection[str] = ()) -> Submi
     """
     kind = Kind.OTHER if file.is_dir() else names.kind(file.name)
     if not inbox.is_dir():
-        raise UsageError(f"{inbox}: there is no such inbox; see [paths] in the configuration")
+        raise UsageError(f"{inbox}: there is no such inbox; start the daemon (atenea run), or name its --config")
     try:
         staging = Path(mkdtemp(prefix=".submit-", dir=inbox))
     except OSError as error:
@@ -72,6 +72,7 @@ def _submit_toml(file: Path, staging: Path, inbox: Path, presets: Collection[str
         _copy(file, staging / "job")
         return _place(staging / "job", inbox / f"{_free_stem(names.stem(file.name), inbox, presets)}.toml")
     folder = staging / names.stem(file.name)
+    _refuse_left_alone(file, folder.name)
     for name in named:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise MistakesError(str(file), [f"{name!r} lies outside the job's folder; name a file beside the job"])
@@ -82,8 +83,7 @@ def _submit_toml(file: Path, staging: Path, inbox: Path, presets: Collection[str
 
 
 def _submit_folder(folder: Path, staging: Path, inbox: Path, presets: Collection[str]) -> Submitted:
-    if names.is_left_alone(folder.resolve().name):
-        raise UsageError(f"{folder}: folders of such a name are left alone in the inbox; rename it")
+    _refuse_left_alone(folder, folder.resolve().name)
     if not (folder / JOB_FILE).is_file():
         raise UsageError(f"{folder}: is no job folder; there is no {JOB_FILE} in it")
     copy = staging / folder.resolve().name
@@ -93,6 +93,11 @@ def _submit_folder(folder: Path, staging: Path, inbox: Path, presets: Collection
         for name in files:
             _copy(Path(root) / name, here / name)
     return _place_folder(copy, inbox, presets)
+
+
+def _refuse_left_alone(file: Path, name: str) -> None:
+    if names.is_left_alone(name):
+        raise UsageError(f"{file}: folders of the name {name!r} are left alone in the inbox; rename it")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 Parameters = ParamSpec("Parameters")
@@ -21,5 +22,7 @@ async def in_thread(
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        await asyncio.wait([work])
+        while not work.done():  # a second cancellation must not leave it behind either
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
         raise

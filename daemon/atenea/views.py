@@ -7,7 +7,7 @@ from typing import Any
 from atenea.ledger import Ledger
 from atenea.progress import Progress
 from atenea.report import iso_time
-from atenea.rows import JobRow, StepRow
+from atenea.rows import AttemptRow, JobRow, StepRow
 
 
 def job_view(job: JobRow, progress: Progress | None) -> dict[str, Any]:
@@ -35,13 +35,17 @@ def job_view(job: JobRow, progress: Progress | None) -> dict[str, Any]:
 
 def job_details(job: JobRow, progress: Progress | None, ledger: Ledger, outbox: str, folder: str) -> dict[str, Any]:
     """One job as `atenea show --json` prints it."""
+    attempts = ledger.attempts(job.id)
+    # Publishing ends the job, so the ledger has no result of it: a job that was not ended by it is to be published.
+    last = attempts[-1] if attempts else None
+    published = last if job.finished and last and (last.stage, last.outcome) == ("publish", "done") else None
     return {
         **job_view(job, progress),
         "details": job.details,
         "file": job.relative,
         "folder": None if job.cleaned else folder,
         "outputs": [f"{outbox}/{job.stem}{suffix}" for suffix in sorted(job.outputs)],
-        "steps": [_step_view(step) for step in ledger.steps(job.id)],
+        "steps": [_step_view(step, published) for step in ledger.steps(job.id)],
         "attempts": [
             {
                 "stage": attempt.stage,
@@ -51,20 +55,25 @@ def job_details(job: JobRow, progress: Progress | None, ledger: Ledger, outbox: 
                 "outcome": attempt.outcome or "running",
                 "error": attempt.error,
             }
-            for attempt in ledger.attempts(job.id)
+            for attempt in attempts
         ],
     }
 
 
-def _step_view(step: StepRow) -> dict[str, Any]:
+def _step_view(step: StepRow, published: AttemptRow | None) -> dict[str, Any]:
+    seconds = step.seconds
+    done = step.result is not None
+    if step.stage == "publish" and published:
+        done = True
+        seconds = published.ended - published.started if published.ended else None
     return {
         "stage": step.stage,
         "plugin": step.plugin or None,
         "needs": sorted(step.needs),
         "options": dict((step.result or {}).get("options", step.options)),
-        "done": step.result is not None,
+        "done": done,
         "failures": step.failures,
-        "seconds": _rounded(step.seconds),
+        "seconds": _rounded(seconds),
     }
 
 

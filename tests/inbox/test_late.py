@@ -151,5 +151,17 @@ def test_what_nobody_tells_of_is_kept_until_it_no_longer_matters(other_mount, st
     assert ledger.unfinished == set()
 
 
+def test_a_rest_is_not_removed_under_what_is_brought(other_mount, state, ledger, settled):
+    (other_mount / "a.txt").write_text("text")
+    taker = Taker(other_mount, state, (), ledger)
+    taker.recover()
+    with late.REST:
+        (row,) = taker.take(settled(other_mount))
+        assert [taken.job_id for taken in ledger.unfinished_copies()] == [row.job_id]
+    taker.take([])
+    assert ledger.unfinished_copies() == []
+    assert list(other_mount.iterdir()) == []
+
+
 def test_hidden_names_are_what_a_scan_leaves_alone(inbox):
     assert late.rest_folder(inbox, "1").name.startswith(".")

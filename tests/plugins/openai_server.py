@@ -38,6 +38,7 @@ ERRORS: dict[str, tuple[int, dict[str, Any]]] = {
         401,
         {"message": "Incorrect API key provided.", "type": "invalid_request_error", "code": "invalid_api_key"},
     ),
+    "501": (501, {"message": "Unsupported method.", "type": "server_error", "code": None}),
     "403": (403, {"message": "Country not supported.", "type": "request_forbidden", "code": None}),
     "404": (404, {"message": "The model does not exist.", "type": "invalid_request_error", "code": "model_not_found"}),
     "429": (429, {"message": "Rate limit reached.", "type": "requests", "code": "rate_limit_exceeded"}),

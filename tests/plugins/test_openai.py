@@ -241,6 +241,7 @@ def test_slow_is_not_stalled(speak, server):
             "401",
             "refuses 'tts-1' with status 401: Incorrect API key provided; put a valid OPENAI_API_KEY into atenea.env",
         ),
+        ("501", "status 501: Unsupported method; it lacks this interface; set api or model"),
         ("403", "status 403: Country not supported; let the key's project use this model"),
         ("400", "status 400: Invalid value for voice; look at model, voice and format"),
         ("404", "status 404: The model does not exist; set model or base_url"),

@@ -171,7 +171,7 @@ def test_queue_commands_work_without_a_daemon(new_instance: NewInstance) -> None
     text = instance.folder / "more.txt"
     text.write_text("Hello.")
     refused = instance.atenea("submit", str(text), "--wait", code=2)
-    assert refused.stderr == "atenea: no daemon is running, so nothing would come of waiting; start it: atenea run\n"
+    assert refused.stderr == "atenea: no daemon is running; more.txt waits in the inbox for one: atenea run\n"
     missing = instance.atenea("show", "nobody", code=2)
     assert missing.stderr == "atenea: nobody: there is no such job; see: atenea jobs\n"
 
@@ -188,6 +188,17 @@ def test_check_names_every_mistake_and_runs_nothing(new_instance: NewInstance, t
     done = instance.atenea("check", str(bad), code=1)
     assert "tts.rate: should be greater than or equal to 80, but is 3" in done.stderr
     assert "there is no plugin 'prevue'; did you mean 'preview'?" in done.stderr
+    linked, picture, folder = tmp_path / "linked.txt", tmp_path / "face.png", tmp_path / "empty"
+    linked.symlink_to("good.txt")
+    picture.write_bytes(b"")
+    folder.mkdir()
+    done = instance.atenea("check", str(linked), str(picture), str(folder), str(tmp_path / "gone.txt"), code=1)
+    assert done.stdout == f"{linked}: ok\n"
+    assert done.stderr.splitlines() == [
+        f"atenea: {picture}: is no job; name a .txt, a .toml, or a folder with a job.toml inside",
+        f"atenea: {folder}: is no job folder; there is no job.toml in it",
+        f"atenea: {tmp_path / 'gone.txt'}: there is no such job file",
+    ]
     assert list(instance.inbox.iterdir()) == []
     assert not (instance.folder / "state").exists()
 
@@ -228,6 +239,31 @@ def test_generate_makes_one_video_without_a_daemon(new_instance: NewInstance, tm
     refused = instance.atenea("generate", "-i", str(text), "--steps", "3", code=1)
     assert "render.num_inference_steps: unknown key" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_generate_refuses_a_folder_as_the_video_before_any_work(new_instance: NewInstance, tmp_path: Path) -> None:
+    text = tmp_path / "words.txt"
+    text.write_text("Hello.")
+    refused = new_instance().atenea("generate", "-i", str(text), "-o", str(tmp_path), code=2)
+    assert refused.stderr == f"atenea: {tmp_path}: is a folder; name the video's file in it\n"
+
+
+def test_names_that_are_no_utf8_are_checked_and_submitted(new_instance: NewInstance, tmp_path: Path) -> None:
+    instance = new_instance(PYTHONIOENCODING="utf-8:strict")
+    text = tmp_path / "caf\udce9.txt"
+    text.write_text("Hello.")
+    config = str(instance.folder / "atenea.toml")
+    for command, said in (("check", b"caf_.txt: ok\n"), ("submit", b"inbox/caf\xe9.txt\n")):
+        done = subprocess.run(
+            instance.command(command, os.fspath(text), "--config", config),
+            capture_output=True,
+            timeout=60,
+            env=instance.environment,
+            cwd=instance.folder,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.endswith(said)
 
 
 def test_generate_can_be_interrupted(new_instance: NewInstance, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from atenea.cli.app import ConfigOption, JsonOption, app
 from atenea.config import Config, load_config
 from atenea.errors import ExitCode
 from atenea.executor import Failed, Task
-from atenea.inbox.names import JOB_FILE, picture_names
+from atenea.inbox.names import JOB_FILE, Kind, kind_by_suffix, picture_names
 from atenea.local_executor import LocalExecutor, catalogue
 from atenea.logs import configure_logging
 from atenea.naming import printable
@@ -40,9 +40,9 @@ def check(
     complaints = _with_executor(_for_checking(settings), check_all)
     for file, complaint in zip(files, complaints, strict=True):
         if complaint is None:
-            print(f"{file}: ok")
+            print(f"{printable(str(file))}: ok")
         else:
-            print(f"atenea: {complaint}", file=sys.stderr)
+            print("atenea:", printable(complaint), file=sys.stderr)
     return ExitCode.FAILED if any(complaints) else ExitCode.DONE
 
 
@@ -53,12 +53,19 @@ def _for_checking(settings: Config) -> Config:
 
 async def _check(executor: LocalExecutor, config: Config, file: Path) -> str | None:
     """What is wrong with a job file, in one sentence."""
-    if not (file / JOB_FILE if file.is_dir() else file).is_file():
+    if file.is_dir() and not (file / JOB_FILE).is_file():
+        return f"{file}: is no job folder; there is no {JOB_FILE} in it"
+    if not file.exists():
         return f"{file}: there is no such job file"
+    if not file.is_dir() and kind_by_suffix(file.name) not in {Kind.TEXT, Kind.TOML}:
+        return f"{file}: is no job; name a .txt, a .toml, or a folder with a {JOB_FILE} inside"
     with TemporaryDirectory(prefix="atenea-check-") as folder:
         original = Path(folder) / "original"
         original.mkdir()
-        relative = _mirror(file, original, config)
+        try:
+            relative = _mirror(file, original, config)
+        except OSError as error:
+            return f"{file}: cannot be read: {error.strerror or error}"
         preset = relative.partition("/")[0] if "/" in relative else None
         beside = str(file.absolute().parent)
         arguments = {"relative": relative, "preset": preset, "previous": dict[str, Any](), "beside": beside}
@@ -73,7 +80,7 @@ async def _check(executor: LocalExecutor, config: Config, file: Path) -> str | N
 def _mirror(file: Path, original: Path, config: Config) -> str:
     """Copy the job as taking would; in a preset's folder, if the file lies in one. Its path below `original`."""
     inbox = config.paths.inbox.resolve()
-    place = file.resolve()
+    place = file.resolve() if file.is_dir() else file.parent.resolve() / file.name
     level = place.parent.name if place.parent.parent == inbox and place.parent.name in config.presets else ""
     (original / level).mkdir(exist_ok=True)
     if file.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from atenea.control import ask
 from atenea.durations import spoken_duration
 from atenea.errors import ExitCode, UsageError
 from atenea.naming import printable
-from atenea.queue_desk import RECENT
+from atenea.queue_desk import MOST, RECENT
 from atenea.submission import Submitted, submit_file
 
 _REFRESH_SECONDS = 0.5
@@ -39,7 +40,7 @@ def submit(
     submitted = [submit_file(file, settings.paths.inbox, settings.presets) for file in files]
     if not wait:
         for job in submitted:
-            typer.echo(job.path)
+            typer.echo(os.fsencode(job.path))  # as it is, if it is no UTF-8 too
         return ExitCode.DONE
     results = [_wait(settings, job) for job in submitted]
     return ExitCode.DONE if all(results) else ExitCode.FAILED
@@ -51,7 +52,9 @@ def _wait(settings: Any, submitted: Submitted) -> bool:
         while True:
             answer = ask(settings, "taken", device=submitted.device, inode=submitted.inode)
             if not answer["daemon"]:
-                raise UsageError("no daemon is running, so nothing would come of waiting; start it: atenea run")
+                raise UsageError(
+                    f"no daemon is running; {printable(submitted.path.name)} waits in the inbox for one: atenea run"
+                )
             job = answer["job"]
             if job and job["state"] == "done":
                 display.complete()
@@ -72,7 +75,7 @@ def _wait(settings: Any, submitted: Submitted) -> bool:
 def jobs(
     as_json: JsonOption = False,
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing, until interrupted.")] = False,
-    limit: Annotated[int, typer.Option(min=0, help="How many finished jobs to show.")] = RECENT,
+    limit: Annotated[int, typer.Option(min=0, max=MOST, help="How many finished jobs to show.")] = RECENT,
     config: ConfigOption = None,
 ) -> None:
     """Show the queue, and what finished last."""

@@ -70,6 +70,10 @@ def generate(
     target = output or Path(f"{names.stem(file.name) if file.is_file() else file.name}.mp4")
     if not target.parent.is_dir():
         raise UsageError(f"{target.parent}: there is no such folder for the video")
+    if target.is_dir():
+        raise UsageError(f"{target}: is a folder; name the video's file in it")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"{target.parent}: you may not write the video there; name another file with -o")
     with TemporaryDirectory(prefix=".atenea-", dir=target.parent) as folder:
         private = _private(settings, Path(os.path.abspath(folder)), _overrides(avatar, voice, fps, steps))
         private.paths.inbox.mkdir()

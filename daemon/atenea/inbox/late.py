@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,9 @@ from atenea.inbox.nofollow import folder_beneath, open_beneath
 from atenea.inbox.readings import read_file, read_job, read_status
 
 NO_RENAME = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EROFS})
+
+REST = threading.Lock()
+"""Held by whoever brings what came late, and by whoever removes a job's rest: they are different threads."""
 
 _BROUGHT = ".brought"
 

@@ -31,7 +31,7 @@ from typing import Any, Protocol
 
 from atenea import durable
 from atenea.inbox import names
-from atenea.inbox.late import NO_RENAME, make_parents, rest_folder
+from atenea.inbox.late import NO_RENAME, REST, make_parents, rest_folder
 from atenea.inbox.names import Kind
 from atenea.inbox.nofollow import folder_beneath, open_beneath
 from atenea.inbox.readings import (
@@ -303,16 +303,20 @@ class Taker:
         if (folder / COPY).exists():
             durable.rename_exclusive(folder / COPY, folder / ORIGINAL)
             durable.fsync_folder(folder)
+        if not REST.acquire(blocking=False):
+            return  # while something late is brought; the next call goes on
         try:
             self._put_away(row)
             if self._may_change(row):
                 return
             durable.remove_tree(rest_folder(self._inbox, row.job_id))
+            self._ledger.copy_finished(row.job_id)
         except OSError as error:
             sentence = f"{row.relative!r} was taken, but cannot be removed from the inbox: {error.strerror}"
             self._once("remove", row.relative, sentence)
             return
-        self._ledger.copy_finished(row.job_id)
+        finally:
+            REST.release()
         del self._unfinished[row.job_id]
         self._reported.discard(("remove", row.relative))
 

@@ -22,11 +22,13 @@ Fault = PermanentError | TransientError
 
 _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 _PASSING = frozenset({408, 409, 425, 429})
+_LACKING = 501
 _QUOTED = 300
 _ACTIONS = {
     401: "put a valid OPENAI_API_KEY into atenea.env",
     403: "let the key's project use this model, or take another one",
     404: "set model or base_url",
+    _LACKING: "it lacks this interface; set api or model",
 }
 
 
@@ -55,7 +57,7 @@ class Server:
         said = self._said(body.get("message") or body.get("detail"))
         if {str(body.get("code")), str(body.get("type"))} & _QUOTA:
             return self._no_credit(said)
-        if status in _PASSING or status >= 500:
+        if status in _PASSING or (status >= 500 and status != _LACKING):
             what = "is asked too often" if status == 429 else f"answers with status {status}"
             return TransientError(f"{self.host} {what}: {said}", retry_after=retry_after(headers))
         if status < 400:

@@ -1,0 +1,47 @@
+"""The daemon's own bookkeeping of the steps that run; the whole of it is tested in `system`."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from stock import Jobs
+
+from atenea.config import Config, Paths
+from atenea.daemon import Daemon
+from atenea.errors import UsageError
+from atenea.ledger import Ledger
+from atenea.progress_files import ProgressFiles
+
+
+def test_a_step_that_is_cancelled_before_its_first_line_is_over_too(tmp_path: Path, db: Ledger, jobs: Jobs) -> None:
+    job = jobs.planned()
+    daemon = Daemon(Config(paths=Paths(state=tmp_path)), {})
+
+    async def start_and_stop() -> None:
+        daemon._ledger, daemon._wake = db, asyncio.Event()
+        daemon._start(job)
+        daemon.stop_step(job.id)
+        assert daemon.progress(job.id) is not None
+        await asyncio.wait_for(daemon._wake.wait(), 5)
+
+    asyncio.run(start_and_stop())
+    assert daemon.progress(job.id) is None
+    assert jobs.now(job).state == "cancelled"
+
+
+def test_an_outbox_that_may_not_be_read_is_told_in_a_sentence(
+    tmp_path: Path, db: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    config = Config(paths=Paths(outbox=tmp_path))
+    daemon = Daemon(config, {})
+    daemon._ledger, daemon._progress_files = db, ProgressFiles(config, db)
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UsageError, match=f"^{tmp_path}: cannot be tidied: Permission denied; see "):
+        daemon._recover()
