@@ -422,12 +422,12 @@ def test_what_a_daemon_left_running_is_closed_and_does_not_count(db: Ledger, job
     assert db.ready("cpu", time.time(), 9) == [jobs.now(job), jobs.now(other)]
 
 
-def test_beginning_again_closes_the_attempt_before(db: Ledger, jobs: Jobs) -> None:
+def test_beginning_again_forgets_the_attempt_that_came_to_nothing(db: Ledger, jobs: Jobs) -> None:
     job, other = jobs.planned("a"), jobs.planned("b")
     jobs.begin(other)
     jobs.begin(job)
     jobs.begin(job)
-    assert [a.outcome for a in db.attempts(job.id)] == ["done", "cut short", None]
+    assert [a.outcome for a in db.attempts(job.id)] == ["done", None]
     assert [a.outcome for a in db.attempts(other.id)] == ["done", None]
 
 

@@ -94,3 +94,11 @@ def test_a_ledger_that_cannot_be_written_is_a_warning(
     with capture_logs() as logs:
         ProgressFiles(config, db).update({jobs.planned().id: Progress("tts", "espeak")})
     assert [(entry["log_level"], entry["error"]) for entry in logs] == [("warning", "database or disk is full")]
+
+
+def test_only_what_a_daemon_left_behind_is_tidied_up(config: Config, db: Ledger, jobs: Jobs) -> None:
+    job = jobs.planned("hello")
+    ProgressFiles(config, db).update({job.id: Progress("tts", "espeak")})
+    (config.paths.outbox / "thesis.progress.txt").write_text("half of it")
+    ProgressFiles(config, db).tidy()
+    assert shown(config) == {"thesis.progress.txt": "half of it"}

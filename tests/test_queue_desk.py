@@ -25,10 +25,14 @@ class Daemon:
     def __init__(self) -> None:
         self.steps: dict[str, Progress] = {}
         self.stopped: list[str] = []
+        self.troubles: dict[str, str] = {}
         self.woken = 0
 
     def progress(self, job_id: str) -> Progress | None:
         return self.steps.get(job_id)
+
+    def trouble(self, job_id: str) -> str | None:
+        return self.troubles.get(job_id)
 
     def stop_step(self, job_id: str) -> None:
         self.stopped.append(job_id)
@@ -66,6 +70,21 @@ def refusal(desk: QueueDesk, command: str, **arguments: Any) -> str:
         desk.answer(command, arguments)
     assert caught.value.exit_code is ExitCode.USAGE
     return str(caught.value)
+
+
+def test_a_job_that_the_daemon_cannot_go_on_with_says_why(desk: QueueDesk, daemon: Daemon, jobs: Jobs) -> None:
+    job = jobs.planned()
+    daemon.troubles[job.id] = "No space left on device"
+    assert [view["error"] for view in desk.answer("jobs", {})["jobs"]] == ["No space left on device"]
+    assert desk.answer("show", {"job": job.id})["error"] == "No space left on device"
+    daemon.troubles.clear()
+    assert desk.answer("show", {"job": job.id})["error"] is None
+
+
+def test_a_job_that_is_half_published_is_not_cancelled(desk: QueueDesk, db: Ledger, jobs: Jobs) -> None:
+    job = jobs.to_publish()
+    db.publish(job, stem="hello", hashes={".mp4": "h"})
+    assert refusal(desk, "cancel", job=job.id).endswith("is finished and being published; there is nothing to cancel")
 
 
 def test_a_list_has_the_unfinished_jobs_then_the_latest_finished(desk: QueueDesk, alone: QueueDesk, jobs: Jobs) -> None:

@@ -42,7 +42,7 @@ class Arrivals:
         Once the job is read, it also waits for whoever has a file still open for writing.
         """
         if (self.config.jobs / job.id / COPY).exists():  # its row is committed, and next it gets its name
-            self._ledger.start_over(job, fingerprint=job.fingerprint, until=time.time() + _LEAST_PAUSE)
+            self._ledger.start_over(job, fingerprint=job.fingerprint, until=time.time() + self.pause)
             return True
         now, is_held = await in_thread(self._look, job)
         if now == NOTHING:
@@ -64,7 +64,8 @@ class Arrivals:
         now, is_held = await in_thread(self._look, job)
         if now == job.fingerprint and not is_held:
             return False
-        self._tell_held(job)
+        if is_held:
+            self._tell_held(job)
         return True
 
     async def revive(self, job: JobRow) -> bool:

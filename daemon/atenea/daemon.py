@@ -75,7 +75,7 @@ class Daemon:
         self._on_progress = on_progress
         self._steps: dict[str, tuple[asyncio.Task[None], frozenset[str], Progress]] = {}
         self._cancelled: set[str] = set()
-        self._resting: dict[str, float] = {}
+        self._resting: dict[str, tuple[float, str]] = {}
         self._began = time.time()
 
     async def run(self) -> ExitCode:
@@ -193,7 +193,7 @@ class Daemon:
             if room > 0 and not (paused and needs not in _UNPAUSED):
                 others = len(self._steps) + len(self._resting)
                 ready += self._ledger.ready(needs, now, room + others)
-        self._resting = {job_id: until for job_id, until in self._resting.items() if until > now}
+        self._resting = {job_id: rest for job_id, rest in self._resting.items() if rest[0] > now}
         return choose((job for job in ready if job.id not in self._steps and job.id not in self._resting), free)
 
     def _start(self, job: JobRow) -> None:
@@ -218,7 +218,7 @@ class Daemon:
             if job.id not in self._cancelled:
                 raise
         except Exception as error:  # whatever is wrong with one job, the others go on
-            self._resting[job.id] = time.time() + _FAULT_SECONDS
+            self._resting[job.id] = time.time() + _FAULT_SECONDS, str(error)
             surprise = not isinstance(error, OSError | sqlite3.Error)
             facts = {"job": job.id, "name": job.name, "error": str(error)}
             log.error("the job cannot go on now; it is tried again", **facts, exc_info=surprise)
@@ -244,8 +244,11 @@ class Daemon:
 
     async def _wait(self) -> None:
         now = time.time()
-        times = [*self._resting.values(), *([due] if (due := self._ledger.next_due(now)) else [])]
-        # In bounded naps, because a clock that is set back must not leave a job waiting for the difference.
+        times = [
+            *(until for until, _ in self._resting.values()),
+            *([due] if (due := self._ledger.next_due(now)) else []),
+        ]
+        # In bounded naps, because a clock that is set forward makes jobs due without a timer's notice.
         seconds = min([max(moment - now, 0.01) for moment in times], default=_CLEAN_UP_SECONDS)
         try:
             # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the event.
@@ -296,6 +299,10 @@ class Daemon:
     def progress(self, job_id: str) -> Progress | None:
         """How far the job's running step is; None when no step of it runs."""
         return self._steps[job_id][2] if job_id in self._steps else None
+
+    def trouble(self, job_id: str) -> str | None:
+        """What keeps the daemon from going on with the job."""
+        return self._resting[job_id][1] if job_id in self._resting else None
 
     def stop_step(self, job_id: str) -> None:
         """Cancel the job's running step, and then the job."""

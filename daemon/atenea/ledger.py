@@ -27,6 +27,9 @@ _DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
 _LATE_SECONDS = 600.0
 """How long the rest of a file may come after what was there was refused."""
 
+_MOST_LATE = 200
+"""Refused jobs that are looked at again."""
+
 _ACTIVE = "finished IS NULL"
 
 _DISTINCT_NEEDS = """
@@ -143,10 +146,10 @@ class Ledger:
         return bool(self._value(past, time.time() - _LATE_SECONDS, job_id))
 
     def refused_lately(self) -> list[JobRow]:
-        """Jobs that failed before their first stage, not long ago."""
+        """Jobs that failed before their first stage, not long ago; of very many, the last ones."""
         unread = "EXISTS (SELECT 1 FROM steps WHERE job_id = jobs.id AND position = 0 AND result IS NULL)"
-        where = f"WHERE cleaned = 0 AND finished >= ? AND state = 'failed' AND {unread}"
-        return self._jobs(where, time.time() - _LATE_SECONDS)
+        where = f"WHERE cleaned = 0 AND finished >= ? AND state = 'failed' AND {unread} ORDER BY finished DESC LIMIT ?"
+        return self._jobs(where, time.time() - _LATE_SECONDS, _MOST_LATE)
 
     # Reading
 
@@ -208,6 +211,10 @@ class Ledger:
         rows = self._rows("SELECT * FROM attempts WHERE job_id = ? ORDER BY id", job_id)
         return [AttemptRow(**{name: row[name] for name in AttemptRow.__dataclass_fields__}) for row in rows]
 
+    def has_stem(self, stem: str) -> bool:
+        """Whether the files of this stem in the outbox are a job's."""
+        return self._value("SELECT 1 FROM jobs WHERE stem = ?", stem) is not None
+
     def counts(self) -> dict[str, int]:
         """How many unfinished jobs are in each state."""
         rows = self._rows(f"SELECT state, count(*) AS number FROM jobs WHERE {_ACTIVE} GROUP BY state")  # noqa: S608
@@ -225,10 +232,10 @@ class Ledger:
     # What happens to a job
 
     def begin(self, job: JobRow, step: StepRow) -> int:
-        """A step starts; the id of the attempt. One that the job has left open was cut short."""
+        """A step starts; the id of the attempt. One that is still open came to nothing: the daemon could not go on."""
         now = time.time()
         with self._transaction() as db:
-            _cut_short(db, "job_id = ?", now, job.id)
+            db.execute("DELETE FROM attempts WHERE job_id = ? AND ended IS NULL", (job.id,))
             db.execute(
                 "UPDATE jobs SET state = ?, started = coalesce(started, ?) WHERE id = ?", (step.state, now, job.id)
             )
@@ -340,7 +347,8 @@ class Ledger:
     def cut_short(self) -> None:
         """Attempts that nobody carries on (of a daemon that is gone) are closed; they do not count."""
         with self._transaction() as db:
-            _cut_short(db, "TRUE", time.time())
+            update = "UPDATE attempts SET ended = ?, outcome = 'cut short' WHERE ended IS NULL"
+            db.execute(update, (time.time(),))
 
     # What people ask for
 
@@ -495,11 +503,6 @@ def _end(db: sqlite3.Connection, attempt: int, outcome: str, error: str | None =
     db.execute("UPDATE attempts SET ended = ?, outcome = ?, error = ? WHERE id = ?", values)
     started = db.execute("SELECT started FROM attempts WHERE id = ?", (attempt,)).fetchone()[0]
     return max(0.0, now - float(started))
-
-
-def _cut_short(db: sqlite3.Connection, where: str, now: float, *values: str) -> None:
-    update = "UPDATE attempts SET ended = ?, outcome = 'cut short' WHERE ended IS NULL AND "
-    db.execute(update + where, (now, *values))
 
 
 def _go_on(db: sqlite3.Connection, job_id: str) -> None:

@@ -31,9 +31,10 @@ class ProgressFiles:
         self._written: dict[str, Path] = {}
 
     def tidy(self) -> None:
-        """Remove what a daemon that was killed left behind."""
+        """Remove what a daemon that was killed left behind, and nothing that is somebody else's."""
         for path in self._outbox.glob(f"*{_SUFFIX}"):
-            path.unlink(missing_ok=True)
+            if self._ledger.has_stem(path.name.removesuffix(_SUFFIX)):
+                path.unlink(missing_ok=True)
 
     def update(self, running: Mapping[str, Progress]) -> None:
         """Write the files of the jobs that run, and remove those of the jobs that do not any more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Protocol
 
 from pydantic import ConfigDict, Field, ValidationError, validate_call
@@ -29,6 +30,9 @@ class Running(Protocol):
     def progress(self, job_id: str) -> Progress | None:
         """How far the job's running step is; None when no step of it runs."""
 
+    def trouble(self, job_id: str) -> str | None:
+        """What keeps the daemon from going on with the job (a full disk, say)."""
+
     def stop_step(self, job_id: str) -> None:
         """Cancel the job's running step, and then the job."""
 
@@ -43,6 +47,9 @@ class NotRunning:
     """No daemon: nothing runs."""
 
     def progress(self, job_id: str) -> Progress | None:  # noqa: D102, ARG002
+        return None
+
+    def trouble(self, job_id: str) -> str | None:  # noqa: D102, ARG002
         return None
 
     def stop_step(self, job_id: str) -> None:  # noqa: D102
@@ -95,7 +102,7 @@ class QueueDesk:
 
     def show(self, job: str) -> dict[str, Any]:
         """Everything about one job."""
-        row = self._find(job)
+        row = self._with_trouble(self._find(job))
         paths = self.config.paths
         folder = str(self.config.jobs / row.id)
         return job_details(row, self._running.progress(row.id), self._ledger, str(paths.outbox), folder)
@@ -104,7 +111,7 @@ class QueueDesk:
         """Cancel a job; a running step gets a while to stop."""
         row = self._find(job)
         progress = self._running.progress(row.id)
-        if progress and progress.stage == "publish":
+        if row.publishing or (progress and progress.stage == "publish"):
             raise UsageError(f"{row.name} ({row.id}) is finished and being published; there is nothing to cancel")
         if progress and not row.is_final:
             self._running.stop_step(row.id)
@@ -144,7 +151,11 @@ class QueueDesk:
         return {"job": self._view(self._find(row.id))}
 
     def _view(self, row: JobRow) -> dict[str, Any]:
-        return job_view(row, self._running.progress(row.id))
+        return job_view(self._with_trouble(row), self._running.progress(row.id))
+
+    def _with_trouble(self, row: JobRow) -> JobRow:
+        """The job, and why the daemon cannot go on with it now, which no ledger on a full disk could hold."""
+        return replace(row, error=row.error or self._running.trouble(row.id))
 
     def _find(self, reference: str) -> JobRow:
         row = self._ledger.find(reference)

@@ -95,7 +95,7 @@ def test_jobs_show_progress_and_cancel(waiting: Instance) -> None:
     assert "now: waiting 25%" in shown
     assert "tts espeak: done in" in shown
 
-    assert waiting.atenea("cancel", "long").stdout == f"long ({job['id']}) is cancelled\n"
+    assert waiting.atenea("cancel", "long").stdout == f"long ({job['id']}) is being cancelled\n"
     assert waiting.wait_for_state("long", "cancelled")["running"] is False
     assert waiting.outputs() == []
     again = waiting.atenea("cancel", "long", code=2)

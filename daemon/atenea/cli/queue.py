@@ -136,7 +136,8 @@ def _details(job: dict[str, Any]) -> list[str]:
 @app.command()
 def cancel(job: JobArgument, config: ConfigOption = None) -> None:
     """Cancel a job; a stage that runs is told to stop, and ended after 10 seconds."""
-    _say(ask(load_config(config), "cancel", job=job), "is cancelled")
+    answer = ask(load_config(config), "cancel", job=job)
+    _say(answer, "is cancelled" if answer["job"]["finished"] else "is being cancelled")
 
 
 @app.command()

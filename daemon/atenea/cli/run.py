@@ -66,7 +66,7 @@ def generate(
     """Make one video through the same stages, without the daemon."""
     settings = load_config(config)
     secrets = find_secrets(settings.file)
-    configure_logging(secrets.values(), level=logging.WARNING)
+    configure_logging(secrets.values(), level=logging.CRITICAL)
     target = output or Path(f"{names.stem(file.name) if file.is_file() else file.name}.mp4")
     if not target.parent.is_dir():
         raise UsageError(f"{target.parent}: there is no such folder for the video")

@@ -300,12 +300,12 @@ class Taker:
 
     def _finish_copy(self, row: TakenRow) -> None:
         folder = self._jobs / row.job_id
-        if (folder / COPY).exists():
-            durable.rename_exclusive(folder / COPY, folder / ORIGINAL)
-            durable.fsync_folder(folder)
         if not REST.acquire(blocking=False):
             return  # while something late is brought; the next call goes on
         try:
+            if (folder / COPY).exists():
+                durable.rename_exclusive(folder / COPY, folder / ORIGINAL)
+                durable.fsync_folder(folder)
             self._put_away(row)
             if self._may_change(row):
                 return
