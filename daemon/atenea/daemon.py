@@ -101,6 +101,7 @@ class Daemon:
     async def _run_locked(self) -> ExitCode:
         paths = self._config.paths
         self._wake = asyncio.Event()
+        self._checked = asyncio.Event()
         self._reloading = asyncio.Event()
         self._stopping = asyncio.Event()
         self._executor = LocalExecutor(self._config, self._secrets, paths.state / "workers.lock")
@@ -113,7 +114,6 @@ class Daemon:
         try:
             self._ledger.cut_short()
             await self._executor.start()
-            await self._check(self._config, self._executor)
             await in_thread(self._recover)
             await control.start()
             self._handle_signals()
@@ -162,7 +162,7 @@ class Daemon:
             self._look_for_late,
             self._keep_house,
             self._tell,
-            self._reload_when_told,
+            self._keep_configured,
         )
         loops = [asyncio.create_task(loop()) for loop in work]
         stop = asyncio.create_task(self._stopping.wait())
@@ -176,6 +176,7 @@ class Daemon:
     # Scheduling
 
     async def _schedule(self) -> None:
+        await self._checked.wait()
         while not self._all_done():
             self._wake.clear()
             for job in self._choose():
@@ -326,7 +327,10 @@ class Daemon:
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reloading.set)
 
-    async def _reload_when_told(self) -> None:
+    async def _keep_configured(self) -> None:
+        """Check the configuration's options, which ends the daemon if they are wrong, and reload it when told to."""
+        await self._check(self._config, self._executor)
+        self._checked.set()
         while True:
             await self._reloading.wait()
             self._reloading.clear()
