@@ -339,7 +339,10 @@ class LocalExecutor:
             self._discard(worker)
 
     def _silence_seconds(self, task: Task) -> float:
-        return self._import_seconds if task.kind == "catalogue" else self._config.limits.silence_seconds
+        if task.kind == "intake":  # which imports plugins, and copies files that may be large
+            return min(4 * self._import_seconds, self._config.limits.silence_seconds)
+        imports = task.kind in {"catalogue", "configuration"}
+        return self._import_seconds if imports else self._config.limits.silence_seconds
 
     def _redacted(self, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Done):
@@ -369,6 +372,7 @@ async def _lock(descriptor: int, path: Path) -> None:
 def _subject(task: Task) -> str:
     names = {
         "catalogue": "the list of plugins",
+        "configuration": "the check of the configuration",
         "intake": "the intake",
         "mux": "the step that adds the speech",
     }
