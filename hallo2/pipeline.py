@@ -1,0 +1,235 @@
+"""Hallo2 from top to bottom: a portrait and the features of speech become the frames of a video, clip by clip.
+
+Cui et al., "Hallo2: Long-Duration and High-Resolution Audio-Driven Portrait Image Animation", arXiv 2410.07718. A clip is
+16 frames of latents that are denoised together. They are conditioned on the portrait (whose features, seen by a UNet of
+its own, the picture's tokens attend to), on the face's identity, on the speech (apart for picture, face and lips), and on
+the last two frames of the clip before, from which the motion goes on. Of these, pixels are blanked at random: what the
+frames look like has to come from the portrait, and errors do not add up over an hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from hallo2.audio import Sliceable, clip_windows
+from hallo2.clip import Clip, ClipState
+from hallo2.networks import Hallo2Networks
+from hallo2.portrait import Portrait
+from hallo2.sampling import denoise
+from hallo2.transformers import CLIP_FRAMES
+from hallo2.unet import PortraitContext, Regions
+
+# How much smaller than the pixels' the latents' variance is made: the scale that the networks were trained with.
+LATENT_SCALE = 0.18215
+
+
+@dataclass(frozen=True)
+class _Video:
+    """What is computed once for a whole video.
+
+    Attributes:
+        portrait: what was asked for.
+        face_tokens: without and with identity, (2, face_tokens, cross_attention_dim).
+        face_features: where the face may move, (1, c, h, w).
+        contexts: what each layer of the denoising UNet knows of the portrait.
+        halves: 2 with guidance, 1 without.
+    """
+
+    portrait: Portrait
+    face_tokens: Tensor
+    face_features: Tensor
+    contexts: list[PortraitContext]
+    halves: int
+
+
+class Hallo2Pipeline:
+    """The networks, ready to animate one portrait after the other; nothing of a video stays when it is done.
+
+    Attributes:
+        networks: the five Hallo2 networks.
+        vae: between pixels and latents.
+        decode_batch_size: how many frames are decoded at once; less takes less memory.
+    """
+
+    def __init__(self, networks: Hallo2Networks, vae: AutoencoderKL, *, decode_batch_size: int = 4) -> None:
+        self.networks = networks.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+        self.vae = vae.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+        self.decode_batch_size = decode_batch_size
+
+    @classmethod
+    def from_pretrained(
+        cls, bundle_dir: str | PathLike[str], *, device: str | torch.device = "cuda", dtype: torch.dtype = torch.float16
+    ) -> Hallo2Pipeline:
+        """The published weights.
+
+        Args:
+            bundle_dir: the folder of the published bundle, with `hallo2/net.pth` and `sd-vae-ft-mse/` in it.
+            device: where to compute.
+            dtype: in which precision.
+
+        Raises:
+            WeightsError: a file is missing or is not what it should be; the message names it, and the key.
+        """
+        from hallo2.weights import load_networks, load_vae  # noqa: PLC0415
+
+        return cls(load_networks(bundle_dir, device, dtype), load_vae(bundle_dir, device, dtype))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.networks.denoising_unet.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the networks compute in."""
+        return self.networks.denoising_unet.conv_in.weight.dtype
+
+    def __call__(
+        self,
+        portrait: Portrait,
+        audio_features: Sliceable | Iterable[Tensor],
+        *,
+        num_inference_steps: int = 40,
+        guidance_scale: float = 3.5,
+        motion_scale: Sequence[float] = (1.0, 1.0, 1.0),
+        mask_rate: float = 0.25,
+        seed: int = 42,
+        state: ClipState | None = None,
+        on_step: Callable[[int, int], None] = lambda step, steps: None,
+    ) -> Iterator[Clip]:
+        """Animate a portrait; every clip is yielded as it is finished, and nothing is kept of those before.
+
+        Args:
+            portrait: who speaks.
+            audio_features: what is said, (frames, audio_blocks, audio_channels), frames a multiple of 16; anything that
+                can be sliced by frames, or an iterable of pieces.
+            num_inference_steps: denoising steps, at least 1.
+            guidance_scale: of classifier-free guidance; up to 1 the unconditional half is not computed.
+            motion_scale: weights of the speech's influence on pose, face and lips.
+            mask_rate: share of the motion frames' pixels outside the face that are blanked, in [0, 1].
+            seed: of the random numbers.
+            state: of an earlier clip, to go on after it with the same arguments: bit-identical on the same machine.
+            on_step: called as on_step(step, num_inference_steps) after each step of a clip; what it raises ends the
+                video.
+
+        Raises:
+            ValueError: an argument is out of its range, or shapes do not fit.
+        """
+        _check(portrait, num_inference_steps, motion_scale, mask_rate)
+        regions = Regions((portrait.full_masks, portrait.face_masks, portrait.lip_masks), tuple(motion_scale))
+        state = state or ClipState.initial(portrait, seed)
+        windows = clip_windows(
+            audio_features, window=self.networks.config.audio_window, clip_frames=CLIP_FRAMES, first_clip=state.clips
+        )
+        return self._clips(portrait, regions, windows, state, mask_rate, num_inference_steps, guidance_scale, on_step)
+
+    @torch.no_grad()
+    def _clips(
+        self,
+        portrait: Portrait,
+        regions: Regions,
+        windows: Iterator[Tensor],
+        state: ClipState,
+        mask_rate: float,
+        num_inference_steps: int,
+        guidance_scale: float,
+        on_step: Callable[[int, int], None],
+    ) -> Iterator[Clip]:
+        video = self._look_at(portrait, regions, halves=2 if guidance_scale > 1 else 1)
+        generator = torch.Generator()
+        generator.set_state(state.random_state)
+        for window in windows:
+            motion_frames = self._blank(state.motion_frames, portrait.face_region, mask_rate, generator)
+            height, width = portrait.pixels.shape[-2:]
+            noise = torch.randn((1, 4, CLIP_FRAMES, height // 8, width // 8), generator=generator, dtype=self.dtype)
+
+            contexts = self.networks.denoising_unet.clip_contexts(
+                video.contexts, self._motion_features(motion_frames, video), self._audio_tokens(window)
+            )
+
+            def predict(latents: Tensor, timestep: Tensor, contexts: list = contexts) -> Tensor:
+                latents = latents.to(self.dtype, memory_format=torch.channels_last)
+                return self.networks.denoising_unet(latents, timestep, contexts, video.face_features).float()
+
+            latents = denoise(
+                predict,
+                noise[0].transpose(0, 1).to(self.device).float(),
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                on_step=on_step,
+            )
+            frames = self._decode(latents)
+            state = ClipState(state.clips + 1, frames[-2:] * 2 - 1, generator.get_state())
+            yield Clip(frames, latents.transpose(0, 1)[None], state)
+
+    def _look_at(self, portrait: Portrait, regions: Regions, halves: int) -> _Video:
+        """Everything about the portrait that no clip changes."""
+        identity = self._to_device(portrait.face_embedding)[None]
+        face_tokens = self.networks.imageproj(torch.cat([torch.zeros_like(identity), identity]))
+        face_region = self._to_device(portrait.face_region).expand(1, 3, -1, -1)
+        masks = tuple(tuple(self._to_device(mask) for mask in pyramid) for pyramid in regions.masks)
+        # In the published code the even frames of the conditional half attend to the portrait as seen without the face's
+        # identity, the odd ones as seen with it. The networks were trained that way.
+        latents = self._encode(portrait.pixels[None]).repeat(2, 1, 1, 1)
+        features = self.networks.reference_unet(latents, face_tokens)
+        contexts = self.networks.denoising_unet.portrait_contexts(
+            features, face_tokens[-halves:], Regions(masks, regions.motion_scale)
+        )
+        return _Video(portrait, face_tokens, self.networks.face_locator(face_region), contexts, halves)
+
+    def _motion_features(self, motion_frames: Tensor, video: _Video) -> list[Tensor]:
+        """Features of the motion frames for both halves, (halves * 2, c, h, w) of every layer.
+
+        The published code lays image, motion frame 1 and motion frame 2 out twice and gives the six rows the tokens
+        without and with identity in turn. So the unconditional half sees frame 1 with identity and frame 2 without, the
+        conditional half the other way round. The networks were trained that way.
+        """
+        without, with_identity = 0, 1
+        tokens_of_rows = [with_identity, without, without, with_identity]
+        rows = video.halves * len(motion_frames)
+        latents = self._encode(motion_frames).repeat(video.halves, 1, 1, 1)
+        features: list[Tensor] = self.networks.reference_unet(latents, video.face_tokens[tokens_of_rows[-rows:]])
+        return features
+
+    def _audio_tokens(self, window: Tensor) -> Tensor:
+        tokens: Tensor = self.networks.audioproj(self._to_device(window))
+        return tokens
+
+    def _blank(self, motion_frames: Tensor, face_region: Tensor, mask_rate: float, generator: torch.Generator) -> Tensor:
+        """Motion frames with pixels outside the face blanked to mid-grey at random, (2, 3, H, W)."""
+        kept = torch.rand(motion_frames.shape[-2:], generator=generator) > mask_rate
+        kept = kept | (face_region[0].cpu() > 0)
+        return motion_frames * kept.to(motion_frames)
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        """(n, 3, H, W) in [-1, 1] -> (n, 4, H / 8, W / 8): the mean of the posterior."""
+        pixels = self._to_device(pixels).contiguous(memory_format=torch.channels_last)
+        latents: Tensor = self.vae.encode(pixels).latent_dist.mean
+        return latents * LATENT_SCALE
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """(n, 4, h, w) -> (n, 3, 8 * h, 8 * w) in [0, 1], float32."""
+        latents = (latents.to(self.dtype) / LATENT_SCALE).contiguous(memory_format=torch.channels_last)
+        frames = [self.vae.decode(batch).sample for batch in latents.split(self.decode_batch_size)]
+        return (torch.cat(frames) / 2 + 0.5).clamp(0, 1).float()
+
+    def _to_device(self, x: Tensor) -> Tensor:
+        return x.to(self.device, self.dtype)
+
+
+def _check(portrait: Portrait, num_inference_steps: int, motion_scale: Sequence[float], mask_rate: float) -> None:
+    height, width = portrait.pixels.shape[-2:]
+    if height != width or height % 64:
+        raise ValueError(f"The portrait is {width} x {height} pixels; it must be square, with sides a multiple of 64.")
+    if num_inference_steps < 1:
+        raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be at least 1.")
+    if len(motion_scale) != 3:
+        raise ValueError(f"motion_scale has {len(motion_scale)} weights; it needs three: pose, face, lips.")
+    if not 0 <= mask_rate <= 1:
+        raise ValueError(f"mask_rate is {mask_rate}; it must be within 0 and 1.")
