@@ -1,12 +1,15 @@
-"""Multi-head attention, with keys and values as data of their own: what is constant is projected once, not every step."""
+"""Multi-head attention, with keys and values as data of their own: what is constant is projected but once."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
+
+from hallo2.modules import Modules
 
 
 class KeysValues(NamedTuple):
@@ -43,7 +46,7 @@ class Attention(nn.Module):
         self.to_q = nn.Linear(dim, dim, bias=False)
         self.to_k = nn.Linear(context_dim, dim, bias=False)
         self.to_v = nn.Linear(context_dim, dim, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+        self.to_out = Modules[nn.Linear]([nn.Linear(dim, dim)])
 
     def queries(self, tokens: Tensor) -> Tensor:
         """(n, length, dim) -> (n, heads, length, head_dim)."""
@@ -55,15 +58,13 @@ class Attention(nn.Module):
 
     def attend(self, queries: Tensor, context: KeysValues) -> Tensor:
         """(n, heads, length, head_dim) -> (n, length, dim), before the output projection."""
-        out = functional.scaled_dot_product_attention(queries, context.keys, context.values)
-        return out.transpose(1, 2).flatten(2)
+        out: Tensor = functional.scaled_dot_product_attention(queries, context.keys, context.values)
+        return rearrange(out, "n heads length d -> n length (heads d)")
 
     @property
     def out_bias(self) -> Tensor:
         """What attention to nothing gives, (dim,)."""
-        bias = self.to_out[0].bias
-        assert isinstance(bias, Tensor)
-        return bias
+        return self.to_out[0].bias
 
     def project(self, attended: Tensor) -> Tensor:
         """The output projection: (n, length, dim) -> (n, length, dim)."""
@@ -76,4 +77,4 @@ class Attention(nn.Module):
         return self.project(self.attend(self.queries(tokens), context))
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return rearrange(x, "n length (heads d) -> n heads length d", heads=self.heads)

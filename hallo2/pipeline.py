@@ -1,16 +1,18 @@
 """Hallo2 from top to bottom: a portrait and the features of speech become the frames of a video, clip by clip.
 
-Cui et al., "Hallo2: Long-Duration and High-Resolution Audio-Driven Portrait Image Animation", arXiv 2410.07718. A clip is
-16 frames of latents that are denoised together. They are conditioned on the portrait (whose features, seen by a UNet of
-its own, the picture's tokens attend to), on the face's identity, on the speech (apart for picture, face and lips), and on
-the last two frames of the clip before, from which the motion goes on. Of these, pixels are blanked at random: what the
-frames look like has to come from the portrait, and errors do not add up over an hour.
+Cui et al., "Hallo2: Long-Duration and High-Resolution Audio-Driven Portrait Image Animation", arXiv 2410.07718.
+
+A clip is 16 frames whose latents are denoised together. They are conditioned on the portrait (what a UNet of its own
+sees of it, the picture's tokens attend to), on the identity of the face, on the speech (apart for picture, face and
+lips), and on the last two frames of the clip before, so that the motion goes on. Of those frames, pixels are blanked at
+random: how the person looks has to come from the portrait, and so errors do not add up over an hour.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 
 import torch
@@ -22,30 +24,42 @@ from hallo2.clip import Clip, ClipState
 from hallo2.networks import Hallo2Networks
 from hallo2.portrait import Portrait
 from hallo2.sampling import denoise
-from hallo2.transformers import CLIP_FRAMES
-from hallo2.unet import PortraitContext, Regions
+from hallo2.transformers import CLIP_FRAMES, MOTION_FRAMES
+from hallo2.unet import ClipContext, PortraitContext, Regions
 
 # How much smaller than the pixels' the latents' variance is made: the scale that the networks were trained with.
 LATENT_SCALE = 0.18215
 
 
 @dataclass(frozen=True)
-class _Video:
-    """What is computed once for a whole video.
+class _Sampling:
+    """How clips are sampled; see `Hallo2Pipeline.__call__`."""
+
+    num_inference_steps: int
+    guidance_scale: float
+    motion_scale: tuple[float, ...]
+    mask_rate: float
+    on_step: Callable[[int, int], None]
+
+    @property
+    def halves(self) -> int:
+        """2 with guidance: without and with all that a clip is conditioned on. 1, the latter, without guidance."""
+        return 2 if self.guidance_scale > 1 else 1
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the networks see of the portrait, computed once for a whole video.
 
     Attributes:
-        portrait: what was asked for.
         face_tokens: without and with identity, (2, face_tokens, cross_attention_dim).
         face_features: where the face may move, (1, c, h, w).
-        contexts: what each layer of the denoising UNet knows of the portrait.
-        halves: 2 with guidance, 1 without.
+        contexts: for each layer of the denoising UNet.
     """
 
-    portrait: Portrait
     face_tokens: Tensor
     face_features: Tensor
     contexts: list[PortraitContext]
-    halves: int
 
 
 class Hallo2Pipeline:
@@ -58,8 +72,11 @@ class Hallo2Pipeline:
     """
 
     def __init__(self, networks: Hallo2Networks, vae: AutoencoderKL, *, decode_batch_size: int = 4) -> None:
-        self.networks = networks.to(memory_format=torch.channels_last).requires_grad_(False).eval()
-        self.vae = vae.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+        for module in (networks, vae):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch does not declare it
+            module.requires_grad_(False).eval()
+        self.networks = networks
+        self.vae = vae
         self.decode_batch_size = decode_batch_size
 
     @classmethod
@@ -83,12 +100,14 @@ class Hallo2Pipeline:
     @property
     def device(self) -> torch.device:
         """Where the networks are."""
-        return self.networks.denoising_unet.conv_in.weight.device
+        device: torch.device = self.networks.denoising_unet.conv_in.weight.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the networks compute in."""
-        return self.networks.denoising_unet.conv_in.weight.dtype
+        dtype: torch.dtype = self.networks.denoising_unet.conv_in.weight.dtype
+        return dtype
 
     def __call__(
         self,
@@ -122,86 +141,78 @@ class Hallo2Pipeline:
             ValueError: an argument is out of its range, or shapes do not fit.
         """
         _check(portrait, num_inference_steps, motion_scale, mask_rate)
-        regions = Regions((portrait.full_masks, portrait.face_masks, portrait.lip_masks), tuple(motion_scale))
+        sampling = _Sampling(num_inference_steps, guidance_scale, tuple(motion_scale), mask_rate, on_step)
         state = state or ClipState.initial(portrait, seed)
         windows = clip_windows(
             audio_features, window=self.networks.config.audio_window, clip_frames=CLIP_FRAMES, first_clip=state.clips
         )
-        return self._clips(portrait, regions, windows, state, mask_rate, num_inference_steps, guidance_scale, on_step)
+        return self._clips(portrait, windows, state, sampling)
 
     @torch.no_grad()
     def _clips(
-        self,
-        portrait: Portrait,
-        regions: Regions,
-        windows: Iterator[Tensor],
-        state: ClipState,
-        mask_rate: float,
-        num_inference_steps: int,
-        guidance_scale: float,
-        on_step: Callable[[int, int], None],
+        self, portrait: Portrait, windows: Iterator[Tensor], state: ClipState, sampling: _Sampling
     ) -> Iterator[Clip]:
-        video = self._look_at(portrait, regions, halves=2 if guidance_scale > 1 else 1)
+        seen = self._look_at(portrait, sampling)
+        height, width = portrait.pixels.shape[-2:]
         generator = torch.Generator()
         generator.set_state(state.random_state)
         for window in windows:
-            motion_frames = self._blank(state.motion_frames, portrait.face_region, mask_rate, generator)
-            height, width = portrait.pixels.shape[-2:]
+            motion_frames = self._blank(state.motion_frames, portrait.face_region, sampling.mask_rate, generator)
             noise = torch.randn((1, 4, CLIP_FRAMES, height // 8, width // 8), generator=generator, dtype=self.dtype)
-
             contexts = self.networks.denoising_unet.clip_contexts(
-                video.contexts, self._motion_features(motion_frames, video), self._audio_tokens(window)
+                seen.contexts,
+                self._motion_features(motion_frames, seen.face_tokens, sampling.halves),
+                self.networks.audioproj(self._to_device(window)),
             )
-
-            def predict(latents: Tensor, timestep: Tensor, contexts: list = contexts) -> Tensor:
-                latents = latents.to(self.dtype, memory_format=torch.channels_last)
-                return self.networks.denoising_unet(latents, timestep, contexts, video.face_features).float()
-
             latents = denoise(
-                predict,
+                partial(self._velocity, contexts=contexts, face_features=seen.face_features),
                 noise[0].transpose(0, 1).to(self.device).float(),
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                on_step=on_step,
+                num_inference_steps=sampling.num_inference_steps,
+                guidance_scale=sampling.guidance_scale,
+                on_step=sampling.on_step,
             )
             frames = self._decode(latents)
-            state = ClipState(state.clips + 1, frames[-2:] * 2 - 1, generator.get_state())
+            state = ClipState(state.clips + 1, frames[-MOTION_FRAMES:] * 2 - 1, generator.get_state())
             yield Clip(frames, latents.transpose(0, 1)[None], state)
 
-    def _look_at(self, portrait: Portrait, regions: Regions, halves: int) -> _Video:
-        """Everything about the portrait that no clip changes."""
+    def _look_at(self, portrait: Portrait, sampling: _Sampling) -> _Seen:
         identity = self._to_device(portrait.face_embedding)[None]
         face_tokens = self.networks.imageproj(torch.cat([torch.zeros_like(identity), identity]))
         face_region = self._to_device(portrait.face_region).expand(1, 3, -1, -1)
-        masks = tuple(tuple(self._to_device(mask) for mask in pyramid) for pyramid in regions.masks)
-        # In the published code the even frames of the conditional half attend to the portrait as seen without the face's
-        # identity, the odd ones as seen with it. The networks were trained that way.
+        masks = (portrait.full_masks, portrait.face_masks, portrait.lip_masks)
+        regions = Regions(
+            tuple(tuple(self._to_device(mask) for mask in pyramid) for pyramid in masks), sampling.motion_scale
+        )
+        # In the published code the even frames of the conditional half attend to the portrait as seen without the
+        # face's identity, the odd ones as seen with it. The networks were trained that way.
         latents = self._encode(portrait.pixels[None]).repeat(2, 1, 1, 1)
         features = self.networks.reference_unet(latents, face_tokens)
-        contexts = self.networks.denoising_unet.portrait_contexts(
-            features, face_tokens[-halves:], Regions(masks, regions.motion_scale)
-        )
-        return _Video(portrait, face_tokens, self.networks.face_locator(face_region), contexts, halves)
+        contexts = self.networks.denoising_unet.portrait_contexts(features, face_tokens[-sampling.halves :], regions)
+        return _Seen(face_tokens, self.networks.face_locator(face_region), contexts)
 
-    def _motion_features(self, motion_frames: Tensor, video: _Video) -> list[Tensor]:
-        """Features of the motion frames for both halves, (halves * 2, c, h, w) of every layer.
+    def _motion_features(self, motion_frames: Tensor, face_tokens: Tensor, halves: int) -> list[Tensor]:
+        """Features of the motion frames for each half, (halves * MOTION_FRAMES, c, h, w) of every layer.
 
-        The published code lays image, motion frame 1 and motion frame 2 out twice and gives the six rows the tokens
-        without and with identity in turn. So the unconditional half sees frame 1 with identity and frame 2 without, the
-        conditional half the other way round. The networks were trained that way.
+        The published code lays portrait, motion frame 1 and motion frame 2 out twice and gives the six rows the face
+        tokens without and with identity in turn. So the unconditional half has frame 1 with identity and frame 2
+        without, the conditional half the other way round. The networks were trained that way.
         """
         without, with_identity = 0, 1
-        tokens_of_rows = [with_identity, without, without, with_identity]
-        rows = video.halves * len(motion_frames)
-        latents = self._encode(motion_frames).repeat(video.halves, 1, 1, 1)
-        features: list[Tensor] = self.networks.reference_unet(latents, video.face_tokens[tokens_of_rows[-rows:]])
+        tokens_of_rows = [with_identity, without, without, with_identity][-halves * MOTION_FRAMES :]
+        latents = self._encode(motion_frames).repeat(halves, 1, 1, 1)
+        features: list[Tensor] = self.networks.reference_unet(latents, face_tokens[tokens_of_rows])
         return features
 
-    def _audio_tokens(self, window: Tensor) -> Tensor:
-        tokens: Tensor = self.networks.audioproj(self._to_device(window))
-        return tokens
+    def _velocity(
+        self, latents: Tensor, timestep: Tensor, *, contexts: Sequence[ClipContext], face_features: Tensor
+    ) -> Tensor:
+        """What the denoising UNet predicts, in float32, in which the sampler computes."""
+        latents = latents.to(self.dtype, memory_format=torch.channels_last)
+        velocity: Tensor = self.networks.denoising_unet(latents, timestep, contexts, face_features)
+        return velocity.float()
 
-    def _blank(self, motion_frames: Tensor, face_region: Tensor, mask_rate: float, generator: torch.Generator) -> Tensor:
+    @staticmethod
+    def _blank(motion_frames: Tensor, face_region: Tensor, mask_rate: float, generator: torch.Generator) -> Tensor:
         """Motion frames with pixels outside the face blanked to mid-grey at random, (2, 3, H, W)."""
         kept = torch.rand(motion_frames.shape[-2:], generator=generator) > mask_rate
         kept = kept | (face_region[0].cpu() > 0)
@@ -216,7 +227,7 @@ class Hallo2Pipeline:
     def _decode(self, latents: Tensor) -> Tensor:
         """(n, 4, h, w) -> (n, 3, 8 * h, 8 * w) in [0, 1], float32."""
         latents = (latents.to(self.dtype) / LATENT_SCALE).contiguous(memory_format=torch.channels_last)
-        frames = [self.vae.decode(batch).sample for batch in latents.split(self.decode_batch_size)]
+        frames = [self.vae.decode(batch).sample for batch in torch.split(latents, self.decode_batch_size)]
         return (torch.cat(frames) / 2 + 0.5).clamp(0, 1).float()
 
     def _to_device(self, x: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) -> the same shape.
 
-        torch's own kernels either go through the other layout (CUDA), or take the variance as the difference of two large
-        numbers where the layout is channels-last (CPU), which costs half of float32's digits in groups of few numbers.
+        torch's own kernels either go through the other layout (CUDA), or take the variance as the difference of two
+        large numbers where the layout is channels-last (CPU): half of float32's digits are lost in groups of few.
         """
         # Flattened, because a picture of one pixel passes for channels-last however it is laid out.
         rows = x.contiguous().flatten(2)

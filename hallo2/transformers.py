@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hallo2.attention import Attention, KeysValues
+from hallo2.modules import Modules
 from hallo2.resnet import GroupNorm
 
 CLIP_FRAMES = 16
@@ -80,7 +81,8 @@ class SpatialBlock(nn.Module):
 
     def _self_attention(self, tokens: Tensor, reference: KeysValues | None) -> Tensor:
         if reference is None:
-            return self.attn1(tokens)  # type: ignore[no-any-return]
+            out: Tensor = self.attn1(tokens)
+            return out
         # The published code lets the unconditional rows attend to the reference image too, and throws that away.
         attn = self.attn1
         queries, own = attn.queries(tokens), attn.keys_values(tokens)
@@ -99,15 +101,13 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         self.norm = GroupNorm(channels, eps=1e-6)
         self.proj_in = PointwiseConv(channels, channels)
-        self.transformer_blocks = nn.ModuleList([SpatialBlock(channels, heads, face_dim)])
+        self.transformer_blocks = Modules[SpatialBlock]([SpatialBlock(channels, heads, face_dim)])
         self.proj_out = PointwiseConv(channels, channels)
 
     @property
     def block(self) -> SpatialBlock:
         """The only transformer block."""
-        block = self.transformer_blocks[0]
-        assert isinstance(block, SpatialBlock)
-        return block
+        return self.transformer_blocks[0]
 
     def tokens(self, x: Tensor) -> Tensor:
         """(n, c, h, w) -> (n, h * w, c), what the transformer block sees."""
@@ -207,7 +207,7 @@ class AudioBlock(nn.Module):
 
     def _spoken(self, tokens: Tensor, speech: Sequence[KeysValues], region: RegionContext) -> Tensor:
         conditional = len(tokens) - CLIP_FRAMES
-        added: Tensor = sum(  # type: ignore[assignment]
+        added: Tensor = sum(
             scale * zero_conv(mask * attention(tokens[conditional:], context))
             for (attention, zero_conv), context, mask, scale in zip(
                 self.regions, speech, region.masks, region.motion_scale, strict=True
@@ -228,15 +228,13 @@ class AudioTransformer(nn.Module):
         super().__init__()
         self.norm = GroupNorm(channels, eps=1e-6)
         self.proj_in = PointwiseConv(channels, dim)
-        self.transformer_blocks = nn.ModuleList([AudioBlock(dim, heads, audio_dim)])
+        self.transformer_blocks = Modules[AudioBlock]([AudioBlock(dim, heads, audio_dim)])
         self.proj_out = PointwiseConv(dim, channels)
 
     @property
     def block(self) -> AudioBlock:
         """The only transformer block."""
-        block = self.transformer_blocks[0]
-        assert isinstance(block, AudioBlock)
-        return block
+        return self.transformer_blocks[0]
 
     def region(self, masks: Sequence[Tensor], motion_scale: Sequence[float]) -> RegionContext:
         """What does not change during a video, from the masks (1, h * w, 1) and weights of full, face and lip."""
@@ -274,7 +272,8 @@ class TemporalAttention(Attention):
     def over_frames(self, tokens: Tensor, answered: int) -> Tensor:
         """What the last `answered` of the frames learn from all: (..., frames, dim) -> (..., answered, dim)."""
         tokens = tokens + self.pos_encoder.pe[0, : tokens.shape[-2]]
-        return self(tokens[..., -answered:, :], self.keys_values(tokens))
+        out: Tensor = self(tokens[..., -answered:, :], self.keys_values(tokens))
+        return out
 
 
 class TemporalBlock(nn.Module):
@@ -282,7 +281,7 @@ class TemporalBlock(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.attention_blocks = nn.ModuleList([TemporalAttention(dim, heads) for _ in range(2)])
+        self.attention_blocks = Modules[TemporalAttention](TemporalAttention(dim, heads) for _ in range(2))
         self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(2)])
         self.ff = FeedForward(dim)
         self.ff_norm = nn.LayerNorm(dim)
@@ -307,7 +306,7 @@ class TemporalTransformer(nn.Module):
         super().__init__()
         self.norm = GroupNorm(channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels)
-        self.transformer_blocks = nn.ModuleList([TemporalBlock(channels, heads)])
+        self.transformer_blocks = Modules[TemporalBlock]([TemporalBlock(channels, heads)])
         self.proj_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, motion: Tensor) -> Tensor:

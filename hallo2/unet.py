@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Generic, TypeVar
 
 import torch
 from diffusers.models.downsampling import Downsample2D
@@ -19,6 +20,7 @@ from torch.nn import functional
 
 from hallo2.attention import KeysValues
 from hallo2.config import Hallo2Config
+from hallo2.modules import Modules
 from hallo2.resnet import GroupNorm, ResidualBlock
 from hallo2.transformers import (
     CLIP_FRAMES,
@@ -53,8 +55,8 @@ class BlockPlan:
 def plan(config: Hallo2Config) -> tuple[list[BlockPlan], BlockPlan, list[BlockPlan]]:
     """The blocks down, in the middle and up.
 
-    The widths of the audio transformers follow the published weights: on the way down the first one has the width of the
-    block before; on the way up all have the width of the next block.
+    The widths of the audio transformers follow the published weights: on the way down the first one has the width of
+    the block before; on the way up all have the width of the next block.
     """
     widths = config.block_out_channels
     down = []
@@ -76,16 +78,13 @@ class UNetBlock(nn.Module):
     def __init__(self, plan: BlockPlan, config: Hallo2Config, resample: str | None = None) -> None:
         super().__init__()
         time_dim = 4 * config.block_out_channels[0]
-        self.resnets = nn.ModuleList(
-            ResidualBlock(c, plan.channels, time_dim)
-            for c in plan.in_channels
-        )
-        self.attentions = nn.ModuleList(
+        self.resnets = Modules[ResidualBlock](ResidualBlock(c, plan.channels, time_dim) for c in plan.in_channels)
+        self.attentions = Modules[SpatialTransformer](
             SpatialTransformer(plan.channels, config.attention_heads, config.cross_attention_dim)
             for _ in plan.audio_dims
         )
-        self.downsamplers = nn.ModuleList()
-        self.upsamplers = nn.ModuleList()
+        self.downsamplers = Modules[Downsample2D]()
+        self.upsamplers = Modules[Upsample2D]()
         if resample == "down":
             self.downsamplers.append(Downsample2D(plan.channels, use_conv=True, name="op"))
         elif resample == "up":
@@ -99,35 +98,38 @@ class DenoisingBlock(UNetBlock):
         super().__init__(plan, config, resample)
         heads = config.attention_heads
         self.level = plan.level
-        self.audio_modules = nn.ModuleList(
+        self.audio_modules = Modules[AudioTransformer](
             AudioTransformer(plan.channels, dim, heads, config.audio_attention_dim) for dim in plan.audio_dims
         )
         # In blocks without attention the published weights have motion modules that the published code never runs. The
         # block in the middle has one less than residual blocks.
         modules = len(plan.audio_dims) or len(plan.in_channels)
-        self.motion_modules = nn.ModuleList(MotionModule(plan.channels, heads) for _ in range(modules))
+        self.motion_modules = Modules[MotionModule](MotionModule(plan.channels, heads) for _ in range(modules))
 
 
-class UNet(nn.Module):
+Block = TypeVar("Block", bound=UNetBlock)
+
+
+class UNet(nn.Module, Generic[Block]):
     """What both UNets share: everything but what follows the residual blocks and the output."""
 
-    def __init__(self, config: Hallo2Config, block: type[UNetBlock]) -> None:
+    def __init__(self, config: Hallo2Config, block: type[Block]) -> None:
         super().__init__()
         width = config.block_out_channels[0]
         down, middle, up = plan(config)
         self.conv_in = nn.Conv2d(4, width, 3, padding=1)
         self.time_proj = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(width, 4 * width)
-        self.down_blocks = nn.ModuleList(block(p, config, "down" if p.level < 3 else None) for p in down)
+        self.down_blocks = Modules[Block](block(p, config, "down" if p.level < 3 else None) for p in down)
         self.mid_block = block(middle, config)
-        self.up_blocks = nn.ModuleList(block(p, config, "up" if p.level > 0 else None) for p in up)
+        self.up_blocks = Modules[Block](block(p, config, "up" if p.level > 0 else None) for p in up)
 
     def time(self, timestep: Tensor) -> Tensor:
         """The embedding of one timestep, (1,) -> (1, 4 * block_out_channels[0])."""
         embedding: Tensor = self.time_embedding(self.time_proj(timestep).to(self.conv_in.weight.dtype))
         return embedding
 
-    def walk(self, x: Tensor, time: Tensor, transform: Callable[[UNetBlock, int, Tensor], Tensor]) -> Tensor:
+    def walk(self, x: Tensor, time: Tensor, transform: Callable[[Block, int, Tensor], Tensor]) -> Tensor:
         """Down, through the middle and up.
 
         Args:
@@ -161,7 +163,7 @@ class UNet(nn.Module):
         return x
 
 
-class ReferenceUNet(UNet):
+class ReferenceUNet(UNet[UNetBlock]):
     """Looks at the reference image and the motion frames and hands over what its spatial transformers see."""
 
     def __init__(self, config: Hallo2Config) -> None:
@@ -180,9 +182,7 @@ class ReferenceUNet(UNet):
         features: list[Tensor] = []
 
         def transform(block: UNetBlock, i: int, x: Tensor) -> Tensor:
-            transformer = block.attentions[i]
-            assert isinstance(transformer, SpatialTransformer)
-            out, seen = transformer.with_features(x, face_tokens)
+            out, seen = block.attentions[i].with_features(x, face_tokens)
             features.append(to_picture(seen, like=x))
             return out
 
@@ -225,7 +225,7 @@ class Regions:
     motion_scale: tuple[float, ...]
 
 
-class DenoisingUNet(UNet):
+class DenoisingUNet(UNet[DenoisingBlock]):
     """Predicts the velocity of 16 frames' latents."""
 
     def __init__(self, config: Hallo2Config) -> None:
@@ -236,7 +236,6 @@ class DenoisingUNet(UNet):
     def layers(self) -> Iterator[tuple[DenoisingBlock, int]]:
         """The blocks that have transformers, with the index of each, in the order in which a pass reaches them."""
         for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
-            assert isinstance(block, DenoisingBlock)
             for i in range(len(block.attentions)):
                 yield block, i
 
@@ -292,8 +291,7 @@ class DenoisingUNet(UNet):
         """
         remaining = iter(contexts)
 
-        def transform(block: UNetBlock, i: int, x: Tensor) -> Tensor:
-            assert isinstance(block, DenoisingBlock)
+        def transform(block: DenoisingBlock, i: int, x: Tensor) -> Tensor:
             context = next(remaining)
             x = block.attentions[i](x, context.spatial)
             x = block.audio_modules[i](x, context.speech, context.region)

@@ -1,4 +1,4 @@
-"""The golden cases: what the published code computes, for weights and inputs that `seeded.py` draws from their names."""
+"""The golden cases: what the published code computes, for weights and inputs drawn from their names."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -541,6 +542,40 @@ def test_all_mistakes_of_plugins_and_options_are_told_at_once(bench: Bench) -> N
             f"post.plugins: plugin 'still' ({plugins / 'still.py'}) has no post stage, only render; name one that has",
             "post.plugins: there is no plugin 'poter'; did you mean 'poster'?",
             "post.mark: is no plugin of this job; list it in post.plugins, or remove the table",
+        ],
+    )
+
+
+def test_what_names_programs_of_the_machine_is_for_the_configuration_alone(bench: Bench) -> None:
+    reserved = """
+    from typing import ClassVar
+    from atenea import PluginOptions, hookimpl
+    class Options(PluginOptions):
+        configuration_only: ClassVar = frozenset({"program"})
+        program: str = "true"
+    @hookimpl
+    def STAGE(job, ctx): ...
+    """
+    for stage in ("render", "post"):
+        bench.write(f"plugins/my_{stage}.py", dedent(reserved).replace("STAGE", stage))
+    bench.more = """
+[render.my_render]
+program = "false"
+[presets.slow.render]
+plugin = "my_render"
+program = "sleep"
+"""
+    theirs = "text = 'x'\n[render]\nplugin = 'my_render'\n"
+    assert bench.job(bench.original("a.toml", theirs)).render.options["program"] == "false"
+    assert bench.job(bench.original("slow/a.toml", "text = 'x'"), "slow").render.options["program"] == "sleep"
+
+    (bench.folder / "job.json").unlink()
+    mine = f"{theirs}program = 'rm'\n[post]\nplugins = ['my_post']\n[post.my_post]\nprogram = 'rm'\n"
+    assert bench.mistakes(bench.original("a.toml", mine)) == (
+        "a.toml",
+        [
+            "render.program: only the configuration may set it",
+            "post.my_post.program: only the configuration may set it",
         ],
     )
 

@@ -191,7 +191,16 @@ class Intake:
                 yield from error.mistakes
             except AteneaError as error:
                 yield f"{'post.plugins' if stage == 'post' else f'{stage}.plugin'}: {error}"
+            else:
+                yield from self._reserved(source, stage, key, chosen.plugin)
         yield from unused_post_tables(source.keys, settings["post"])
+
+    def _reserved(self, source: Source, stage: str, key: str, plugin: str) -> Iterator[str]:
+        """The job file's options that only the configuration may set."""
+        keys = source.keys
+        options = keys.post.options(plugin) if stage == "post" else keys.stage(stage).options
+        for name in sorted(self._plugins.load(plugin).options.configuration_only & options.keys()):
+            yield f"{key}.{name}: only the configuration may set it"
 
     # What is spoken
 
