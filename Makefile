@@ -50,7 +50,7 @@ $(VENV)/installed: pyproject.toml
 # systemd-python has to be compiled, so it is only there where that is possible; its tests say when they are left out.
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,hallo2]'
 	@if pkg-config --exists libsystemd && command -v cc >/dev/null; then \
 		$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[systemd]'; \
 	fi

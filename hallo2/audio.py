@@ -140,7 +140,7 @@ class SpeechFeatures:
     ) -> None:
         if isinstance(source, Tensor) and source.ndim != 1:
             raise ValueError(f"the waveform has the shape {tuple(source.shape)}, where (samples,) is needed")
-        self._model = model.eval()  # type: ignore[no-untyped-call]
+        self._model = model.eval()
         self._samples = WavSamples(source) if isinstance(source, str | os.PathLike) else source
         if not len(self._samples):
             raise ValueError("there is no sound to make features of: not one sample")

@@ -69,6 +69,7 @@ class Hallo2Pipeline:
         networks: the five Hallo2 networks.
         vae: between pixels and latents.
         decode_batch_size: how many frames are decoded at once; less takes less memory.
+        noise_dtype: in which noise is drawn; the networks', as in the published code, if nothing else is set.
     """
 
     def __init__(self, networks: Hallo2Networks, vae: AutoencoderKL, *, decode_batch_size: int = 4) -> None:
@@ -78,6 +79,7 @@ class Hallo2Pipeline:
         self.networks = networks
         self.vae = vae
         self.decode_batch_size = decode_batch_size
+        self.noise_dtype = self.dtype
 
     @classmethod
     def from_pretrained(
@@ -158,7 +160,8 @@ class Hallo2Pipeline:
         generator.set_state(state.random_state)
         for window in windows:
             motion_frames = self._blank(state.motion_frames, portrait.face_region, sampling.mask_rate, generator)
-            noise = torch.randn((1, 4, CLIP_FRAMES, height // 8, width // 8), generator=generator, dtype=self.dtype)
+            shape = (1, 4, CLIP_FRAMES, height // 8, width // 8)
+            noise = torch.randn(shape, generator=generator, dtype=self.noise_dtype)
             contexts = self.networks.denoising_unet.clip_contexts(
                 seen.contexts,
                 self._motion_features(motion_frames, seen.face_tokens, sampling.halves),

@@ -79,7 +79,7 @@ class VocalSeparator:
         Raises:
             ValueError: the mix has another shape.
         """
-        return torch.cat([mix[:, :0], *self.stream([mix])], dim=1)
+        return torch.cat([torch.empty(2, 0), *self.stream([mix])], dim=1)
 
     def stream(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         """The vocals of a recording that comes in pieces, to the very samples of what the whole would give.
