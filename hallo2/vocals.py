@@ -12,11 +12,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnxruntime
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+
+from hallo2.onnx_model import CPU, open_model
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 SAMPLE_RATE = 44_100
 """Of the sound that the network was trained on."""
@@ -44,9 +50,6 @@ _STEP = _CHUNK * 3 // 4
 _TRIM = _N_FFT // 2
 """Silence in front of the sound, and at least as much after it."""
 
-_QUIET = 4
-"""onnxruntime's log level "fatal": what goes wrong is raised, there is no need to print it too."""
-
 
 class VocalSeparator:
     """Separates the vocals of stereo sound at 44.1 kHz.
@@ -60,10 +63,8 @@ class VocalSeparator:
         ValueError: it is no ONNX model, or not this one; or onnxruntime has none of the providers.
     """
 
-    def __init__(
-        self, model_path: str | os.PathLike[str], providers: Sequence[str] = ("CPUExecutionProvider",)
-    ) -> None:
-        self._session = _opened(os.fspath(model_path), providers)
+    def __init__(self, model_path: str | os.PathLike[str], providers: Sequence[str] = CPU) -> None:
+        self._session = _opened(Path(model_path), providers)
         self._input = self._session.get_inputs()[0].name
         self._stft_window = torch.hann_window(_N_FFT)
 
@@ -118,20 +119,8 @@ class VocalSeparator:
         return torch.istft(spectrum, _N_FFT, _HOP, window=self._stft_window)
 
 
-def _opened(path: str, providers: Sequence[str]) -> onnxruntime.InferenceSession:
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path} is missing: vocal separation needs the file Kim_Vocal_2.onnx there")
-    available = onnxruntime.get_available_providers()
-    if missing := [provider for provider in providers if provider not in available]:
-        raise ValueError(f"onnxruntime has no {missing[0]} here, only {', '.join(available)}")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _QUIET
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=list(providers))
-    except Exception as error:  # onnxruntime's errors have no base class of their own
-        raise ValueError(
-            f"{path} is no ONNX model that can be run, or it is damaged: put Kim_Vocal_2.onnx there"
-        ) from error
+def _opened(path: Path, providers: Sequence[str]) -> onnxruntime.InferenceSession:
+    session = open_model(path, providers)
     shapes = [tensor.shape[1:] for tensor in session.get_inputs()]
     if shapes != [[4, _BINS, _FRAMES]] or len(session.get_outputs()) != 1:
         raise ValueError(

@@ -153,7 +153,7 @@ def test_wrong_model_files_are_named(networks, tmp_path, capfd):
     with pytest.raises(FileNotFoundError, match=r"nothing\.onnx is missing"):
         VocalSeparator(tmp_path / "nothing.onnx")
     (tmp_path / "text.onnx").write_text("no network at all")
-    with pytest.raises(ValueError, match=r"text\.onnx is no ONNX model"):
+    with pytest.raises(ValueError, match=r"text\.onnx is no ONNX network"):
         VocalSeparator(tmp_path / "text.onnx")
     nodes = [helper.make_node("Identity", ["input"], ["output"])]
     with pytest.raises(ValueError, match=r"other\.onnx is not Kim_Vocal_2\.onnx: it takes tensors of \[\[4, 2048, 256"):
