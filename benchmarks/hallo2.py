@@ -103,6 +103,7 @@ class Bench:
         self.dtype: torch.dtype = getattr(torch, arguments.dtype)
         self.size, self.steps, self.clips = arguments.size, arguments.steps, arguments.clips
         self.repeats = arguments.repeats
+        self.fused: bool | None = False if arguments.eager else None
         self.config = TINY if arguments.tiny else Hallo2Config()
         self.seeded = _seeded()
         self.figures = Figures(self.size, self.steps, arguments.dtype)
@@ -114,7 +115,7 @@ class Bench:
             vae = _vae(tiny=self.config is TINY)
         self._fill(networks, "", dtype)
         self._fill(vae, "vae.", dtype)
-        return Hallo2Pipeline(networks, vae)
+        return Hallo2Pipeline(networks, vae, fused=self.fused)
 
     def _fill(self, module: nn.Module, prefix: str, dtype: torch.dtype) -> None:
         tables = dict(_position_tables(module))
@@ -233,6 +234,7 @@ class Bench:
     def error(self) -> float:
         """Of the first clip's latents against float32, the noise being the same."""
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        self.fused = False
         exact = self.pipeline(torch.float32)
         exact.noise_dtype = self.dtype
         expected = next(self.video(exact)).latents
@@ -317,6 +319,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small networks, to try this script")
     parser.add_argument("--no-error", action="store_true", help="leave the comparison with float32 out")
+    parser.add_argument("--eager", action="store_true", help="the readable path instead of the fused one")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 

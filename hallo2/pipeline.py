@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from os import PathLike
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -25,7 +27,7 @@ from hallo2.networks import Hallo2Networks
 from hallo2.portrait import Portrait
 from hallo2.sampling import denoise
 from hallo2.transformers import CLIP_FRAMES, MOTION_FRAMES
-from hallo2.unet import ClipContext, PortraitContext, Regions
+from hallo2.unet import Denoiser, Regions
 
 # How much smaller than the pixels' the latents' variance is made: the scale that the networks were trained with.
 LATENT_SCALE = 0.18215
@@ -59,7 +61,7 @@ class _Seen:
 
     face_tokens: Tensor
     face_features: Tensor
-    contexts: list[PortraitContext]
+    contexts: list[Any]
 
 
 class Hallo2Pipeline:
@@ -72,7 +74,23 @@ class Hallo2Pipeline:
         noise_dtype: in which noise is drawn; the networks', as in the published code, if nothing else is set.
     """
 
-    def __init__(self, networks: Hallo2Networks, vae: AutoencoderKL, *, decode_batch_size: int = 4) -> None:
+    def __init__(
+        self,
+        networks: Hallo2Networks,
+        vae: AutoencoderKL,
+        *,
+        decode_batch_size: int = 4,
+        fused: bool | None = None,
+    ) -> None:
+        """A pipeline of networks that are already where they shall compute.
+
+        Args:
+            networks: the five networks; their convolutions' weights are laid out anew.
+            vae: the autoencoder, likewise.
+            decode_batch_size: see the attribute.
+            fused: whether the denoising UNet runs in fused kernels (`hallo2.fused`); None for where they can, on CUDA
+                with Triton.
+        """
         for module in (networks, vae):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch does not declare it
             module.requires_grad_(False).eval()
@@ -80,6 +98,11 @@ class Hallo2Pipeline:
         self.vae = vae
         self.decode_batch_size = decode_batch_size
         self.noise_dtype = self.dtype
+        self.denoiser: Denoiser = networks.denoising_unet
+        if _can_fuse(self.device) if fused is None else fused:
+            from hallo2.fused import FusedDenoisingUNet  # noqa: PLC0415 - needs Triton
+
+            self.denoiser = FusedDenoisingUNet(networks.denoising_unet)
 
     @classmethod
     def from_pretrained(
@@ -162,7 +185,7 @@ class Hallo2Pipeline:
             motion_frames = self._blank(state.motion_frames, portrait.face_region, sampling.mask_rate, generator)
             shape = (1, 4, CLIP_FRAMES, height // 8, width // 8)
             noise = torch.randn(shape, generator=generator, dtype=self.noise_dtype)
-            contexts = self.networks.denoising_unet.clip_contexts(
+            contexts = self.denoiser.clip_contexts(
                 seen.contexts,
                 self._motion_features(motion_frames, seen.face_tokens, sampling.halves),
                 self.networks.audioproj(self._to_device(window)),
@@ -190,7 +213,7 @@ class Hallo2Pipeline:
         # face's identity, the odd ones as seen with it. The networks were trained that way.
         latents = self._encode(portrait.pixels[None]).repeat(2, 1, 1, 1)
         features = self.networks.reference_unet(latents, face_tokens)
-        contexts = self.networks.denoising_unet.portrait_contexts(features, face_tokens[-sampling.halves :], regions)
+        contexts = self.denoiser.portrait_contexts(features, face_tokens[-sampling.halves :], regions)
         return _Seen(face_tokens, self.networks.face_locator(face_region), contexts)
 
     def _motion_features(self, motion_frames: Tensor, face_tokens: Tensor, halves: int) -> list[Tensor]:
@@ -206,12 +229,10 @@ class Hallo2Pipeline:
         features: list[Tensor] = self.networks.reference_unet(latents, face_tokens[tokens_of_rows])
         return features
 
-    def _velocity(
-        self, latents: Tensor, timestep: Tensor, *, contexts: Sequence[ClipContext], face_features: Tensor
-    ) -> Tensor:
+    def _velocity(self, latents: Tensor, timestep: Tensor, *, contexts: Sequence[Any], face_features: Tensor) -> Tensor:
         """What the denoising UNet predicts, in float32, in which the sampler computes."""
         latents = latents.to(self.dtype, memory_format=torch.channels_last)
-        velocity: Tensor = self.networks.denoising_unet(latents, timestep, contexts, face_features)
+        velocity = self.denoiser(latents, timestep, contexts, face_features)
         return velocity.float()
 
     @staticmethod
@@ -235,6 +256,10 @@ class Hallo2Pipeline:
 
     def _to_device(self, x: Tensor) -> Tensor:
         return x.to(self.device, self.dtype)
+
+
+def _can_fuse(device: torch.device) -> bool:
+    return device.type == "cuda" and find_spec("triton") is not None
 
 
 def _check(portrait: Portrait, num_inference_steps: int, motion_scale: Sequence[float], mask_rate: float) -> None:

@@ -41,9 +41,14 @@ class PointwiseConv(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=1)
 
+    @property
+    def matrix(self) -> Tensor:
+        """The weight as a linear map's, (out_channels, in_channels)."""
+        return self.weight.flatten(1)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """(n, length, in_channels) -> (n, length, out_channels)."""
-        return functional.linear(tokens, self.weight.flatten(1), self.bias)
+        return functional.linear(tokens, self.matrix, self.bias)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from diffusers.models.downsampling import Downsample2D
@@ -223,6 +223,19 @@ class Regions:
 
     masks: tuple[tuple[Tensor, ...], ...]
     motion_scale: tuple[float, ...]
+
+
+class Denoiser(Protocol):
+    """Predicts the velocity of 16 frames' latents; see `DenoisingUNet`, which is the readable one."""
+
+    def portrait_contexts(self, features: Sequence[Tensor], face_tokens: Tensor, regions: Regions) -> list[Any]:
+        """What stays the same during a video."""
+
+    def clip_contexts(self, portrait: Sequence[Any], motion: Sequence[Tensor], audio_tokens: Tensor) -> list[Any]:
+        """What stays the same during a clip."""
+
+    def __call__(self, latents: Tensor, timestep: Tensor, contexts: Sequence[Any], face_features: Tensor) -> Tensor:
+        """The predicted velocity."""
 
 
 class DenoisingUNet(UNet[DenoisingBlock]):

@@ -13,7 +13,8 @@ from atenea.naming import printable
 # Importing these modules registers their commands, in this order.
 import atenea.cli.run  # isort: skip
 import atenea.cli.queue  # isort: skip
-import atenea.cli.look  # isort: skip  # noqa: F401
+import atenea.cli.look  # isort: skip
+import atenea.cli.models  # isort: skip  # noqa: F401
 
 
 def main() -> None:

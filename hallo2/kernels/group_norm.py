@@ -1,0 +1,224 @@
+"""Group normalisation of channels-last pictures, with what comes before it and after it."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hallo2.kernels.tiles import channel_block
+
+_PROGRAMS = 1024
+"""About as many programs as keep the 132 multiprocessors of an H100 or H200 busy."""
+
+_CHUNKS = 16
+"""At most as many pieces of a picture are summed up apart, so that little is left to combine."""
+
+_TILE = 4096
+"""Elements that a program holds at a time."""
+
+
+@triton.jit
+def _statistics(
+    x_ptr: tl.tensor,  # (n, hw, c)
+    shift_ptr: tl.tensor,  # (n or 1, c)
+    mean_ptr: tl.tensor,  # (n, chunks, c) float32
+    m2_ptr: tl.tensor,  # (n, chunks, c) float32, the sum of squared deviations from the mean
+    hw: int,
+    c: int,
+    chunk_rows: int,
+    shift_stride: int,
+    has_shift: tl.constexpr,
+    block_rows: tl.constexpr,
+    block_c: tl.constexpr,
+) -> None:
+    """Mean and squared deviations of each channel over one chunk of one picture: grid (channel blocks, chunks, n)."""
+    chunk, n = tl.program_id(1), tl.program_id(2)
+    channels = tl.program_id(0) * block_c + tl.arange(0, block_c)
+    inside = channels < c
+    start = chunk * chunk_rows
+    stop = tl.minimum(start + chunk_rows, hw)
+    picture_ptr = x_ptr + n.to(tl.int64) * hw * c
+    shift = tl.zeros([block_c], tl.float32)
+    if has_shift:
+        shift = tl.load(shift_ptr + n * shift_stride + channels, mask=inside, other=0.0).to(tl.float32)
+
+    # Every element of the tile keeps its own running mean (Welford): only differences are ever squared, so nothing
+    # cancels however far the mean is from zero.
+    mean = tl.zeros([block_rows, block_c], tl.float32)
+    m2 = tl.zeros([block_rows, block_c], tl.float32)
+    seen = 0.0
+    for first in range(start, stop, block_rows):
+        rows = first + tl.arange(0, block_rows)
+        valid = (rows < stop)[:, None] & inside[None, :]
+        x = tl.load(picture_ptr + rows[:, None] * c + channels[None, :], mask=valid, other=0.0).to(tl.float32)
+        x += shift[None, :]
+        seen += 1.0
+        deviation = tl.where(valid, x - mean, 0.0)
+        mean += deviation * (1.0 / seen)
+        m2 += deviation * (x - mean)
+
+    # Rows of the tile, with the number of values that each has seen, into one (Chan, Golub and LeVeque 1979).
+    count = ((stop - start - tl.arange(0, block_rows) + block_rows - 1) // block_rows).to(tl.float32)[:, None]
+    count = tl.maximum(count, 0.0)
+    total_mean = tl.sum(count * mean, axis=0) / (stop - start)
+    apart = mean - total_mean[None, :]
+    total_m2 = tl.sum(m2 + count * apart * apart, axis=0)
+    at = (n * tl.num_programs(1) + chunk) * c + channels
+    tl.store(mean_ptr + at, total_mean, mask=inside)
+    tl.store(m2_ptr + at, total_m2, mask=inside)
+
+
+@triton.jit
+def _combine(
+    mean_ptr: tl.tensor,  # (n, chunks, c) float32
+    m2_ptr: tl.tensor,  # (n, chunks, c) float32
+    group_mean_ptr: tl.tensor,  # (n, groups) float32
+    group_scale_ptr: tl.tensor,  # (n, groups) float32
+    hw: int,
+    c: int,
+    chunks: int,
+    chunk_rows: int,
+    eps: float,
+    group_c: tl.constexpr,
+    block_chunks: tl.constexpr,
+    block_c: tl.constexpr,
+) -> None:
+    """Mean and reciprocal standard deviation of one group of one picture: grid (groups, n)."""
+    group, n = tl.program_id(0), tl.program_id(1)
+    chunk = tl.arange(0, block_chunks)[:, None]
+    member = tl.arange(0, block_c)[None, :]
+    valid = (chunk < chunks) & (member < group_c)
+    at = (n * chunks + chunk) * c + group * group_c + member
+    means = tl.load(mean_ptr + at, mask=valid, other=0.0)
+    m2s = tl.load(m2_ptr + at, mask=valid, other=0.0)
+    count = tl.minimum(chunk_rows, hw - chunk * chunk_rows).to(tl.float32)
+    size = 1.0 * hw * group_c
+    mean = tl.sum(means * count) / size
+    apart = tl.where(valid, means - mean, 0.0)
+    variance = tl.sum(m2s + count * apart * apart) / size
+    to = n * tl.num_programs(0) + group
+    tl.store(group_mean_ptr + to, mean)
+    tl.store(group_scale_ptr + to, tl.rsqrt(variance + eps))
+
+
+@triton.jit
+def _normalise(
+    x_ptr: tl.tensor,  # (n, hw, c)
+    out_ptr: tl.tensor,  # (n, hw, c)
+    weight_ptr: tl.tensor,  # (c,)
+    bias_ptr: tl.tensor,  # (c,)
+    shift_ptr: tl.tensor,  # (n or 1, c)
+    group_mean_ptr: tl.tensor,  # (n, groups) float32
+    group_scale_ptr: tl.tensor,  # (n, groups) float32
+    hw: int,
+    c: int,
+    groups: int,
+    chunk_rows: int,
+    shift_stride: int,
+    group_c: tl.constexpr,
+    has_shift: tl.constexpr,
+    silu: tl.constexpr,
+    block_rows: tl.constexpr,
+    block_c: tl.constexpr,
+) -> None:
+    """One chunk of rows of a block of channels: grid as in `_statistics`.
+
+    The programs go backwards through memory: what the first launch read last is still in the L2 cache.
+    """
+    chunk, n = tl.num_programs(1) - 1 - tl.program_id(1), tl.num_programs(2) - 1 - tl.program_id(2)
+    channels = (tl.num_programs(0) - 1 - tl.program_id(0)) * block_c + tl.arange(0, block_c)
+    inside = channels < c
+    group = n * groups + channels // group_c
+    mean = tl.load(group_mean_ptr + group, mask=inside, other=0.0)
+    scale = tl.load(group_scale_ptr + group, mask=inside, other=0.0)
+    scale *= tl.load(weight_ptr + channels, mask=inside, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + channels, mask=inside, other=0.0).to(tl.float32)
+    shift = tl.zeros([block_c], tl.float32)
+    if has_shift:
+        shift = tl.load(shift_ptr + n * shift_stride + channels, mask=inside, other=0.0).to(tl.float32)
+
+    start = chunk * chunk_rows
+    stop = tl.minimum(start + chunk_rows, hw)
+    picture = n.to(tl.int64) * hw * c
+    for first in range(start, stop, block_rows):
+        rows = first + tl.arange(0, block_rows)
+        at = rows[:, None] * c + channels[None, :]
+        valid = (rows < stop)[:, None] & inside[None, :]
+        x = tl.load(x_ptr + picture + at, mask=valid, other=0.0).to(tl.float32)
+        # In the same order as in the statistics, so that what has no variance comes out as exactly the bias.
+        y = (x + shift[None, :] - mean[None, :]) * scale[None, :] + bias[None, :]
+        if silu:
+            y = y / (1.0 + tl.exp(tl.minimum(-y, 80.0)))  # no infinity, also where lanes are idle
+        tl.store(out_ptr + picture + at, y.to(out_ptr.dtype.element_ty), mask=valid)
+
+
+def group_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    groups: int = 32,
+    eps: float,
+    silu: bool,
+    shift: Tensor | None = None,
+) -> Tensor:
+    """silu(group_norm(x + shift)), each picture by itself, in three launches, of which the second is tiny.
+
+    The shift stands for the bias and the time embedding that a convolution before would add: it is part of the
+    statistics. The first launch reads x and leaves mean and squared deviations of every channel and chunk of rows, a
+    hundredth of x; the second combines those of each group; the third reads x again and writes the result. Combining
+    in the third launch would save the second, but costs it the registers that keep loads in flight. Statistics come
+    from deviations, never from sums of squares, so they are as exact as a two-pass algorithm in float32.
+
+    Args:
+        x: (n, hw, c), contiguous, fewer than 2**31 elements a picture.
+        weight: (c,), contiguous.
+        bias: (c,), contiguous.
+        groups: a divisor of c.
+        eps: added to the variance.
+        silu: whether x * sigmoid(x) follows.
+        shift: (c,), (1, c) or (n, c), contiguous; added to x before everything else.
+
+    Returns:
+        (n, hw, c) in x's dtype.
+    """
+    n, hw, c = x.shape
+    block_c = channel_block(c)
+    block_rows = _TILE // block_c
+    blocks = triton.cdiv(c, block_c)
+    chunks = min(triton.cdiv(_PROGRAMS, n * blocks), triton.cdiv(hw, block_rows), _CHUNKS)
+    chunk_rows = triton.cdiv(triton.cdiv(hw, chunks), block_rows) * block_rows
+    chunks = triton.cdiv(hw, chunk_rows)
+
+    out = torch.empty_like(x)
+    mean, m2 = torch.empty((2, n, chunks, c), dtype=torch.float32, device=x.device)
+    group_mean, group_scale = torch.empty((2, n, groups), dtype=torch.float32, device=x.device)
+    shifted = x if shift is None else shift
+    shift_stride = c if shift is not None and shift.dim() == 2 and len(shift) == n else 0
+    grid = (blocks, chunks, n)
+    _statistics[grid](
+        *(x, shifted, mean, m2, hw, c, chunk_rows, shift_stride),
+        has_shift=shift is not None,
+        block_rows=block_rows,
+        block_c=block_c,
+        num_warps=8,
+    )
+    _combine[(groups, n)](
+        *(mean, m2, group_mean, group_scale, hw, c, chunks, chunk_rows, eps),
+        group_c=c // groups,
+        block_chunks=triton.next_power_of_2(chunks),
+        block_c=triton.next_power_of_2(c // groups),
+        num_warps=1,
+    )
+    _normalise[grid](
+        *(x, out, weight, bias, shifted, group_mean, group_scale, hw, c, groups, chunk_rows, shift_stride),
+        group_c=c // groups,
+        has_shift=shift is not None,
+        silu=silu,
+        block_rows=block_rows,
+        block_c=block_c,
+        num_warps=4,
+    )
+    return out

@@ -1,0 +1,275 @@
+"""The Triton kernels against the same mathematics in torch, in float64.
+
+Without a GPU they run in Triton's interpreter: every line of them, on numpy instead of tensor cores.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
+
+from hallo2.kernels import (
+    add_bias,
+    add_layer_norm,
+    geglu,
+    group_norm,
+    linear,
+    temporal_attention,
+    token_attention,
+)
+from hallo2.kernels.linear import GEGLU_TILES, LINEAR_TILES, Tile
+from hallo2.kernels.temporal import Rows
+from hallo2.kernels.tiles import channel_block
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = (torch.float32, torch.float16)
+
+# Relative errors ||out - expected|| / ||expected||. Rounding the result alone costs 2.1e-4 in float16 and 1.7e-3 in
+# bfloat16; what is multiplied and rounded before, as softmax weights are, as much again.
+BOUNDS = {torch.float32: 1e-6, torch.float16: 4e-4, torch.bfloat16: 4e-3}
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float32, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Random numbers, where the kernels run."""
+    return (torch.randn(shape) * std + mean).to(DEVICE, dtype)
+
+
+def relative_error(out: Tensor, expected: Tensor) -> float:
+    assert out.shape == expected.shape
+    return float((out.double() - expected).norm() / expected.norm())
+
+
+def split(x: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
+    """One dimension as several."""
+    dim %= x.dim()
+    return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
+
+
+def assert_close(out: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    assert out.dtype == dtype
+    assert relative_error(out, expected) < BOUNDS[dtype]
+
+
+def group_normed(x: Tensor, weight: Tensor, bias: Tensor, eps: float, groups: int = 32) -> Tensor:
+    channels_first = x.double().transpose(1, 2)
+    return functional.group_norm(channels_first, groups, weight.double(), bias.double(), eps).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("c", "block"), [(320, 64), (640, 128), (960, 64), (1280, 256), (2560, 256), (32, 32), (48, 64), (8, 8)]
+)
+def test_channels_are_cut_without_remainder_where_possible(c: int, block: int) -> None:
+    assert channel_block(c) == block
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("n", "hw", "c", "groups"),
+    [
+        (2, 1, 32, 32),  # one pixel, one channel a group
+        (1, 200, 320, 32),  # groups across blocks of channels, pictures in pieces, the last of which is short
+        (2, 70, 96, 32),  # a block of channels that is not full
+        (1, 33, 960, 32),
+        (1, 16, 2560, 32),
+        (3, 9, 24, 4),
+    ],
+)
+def test_group_norm(n: int, hw: int, c: int, groups: int, dtype: torch.dtype) -> None:
+    x, shift = normal(n, hw, c, dtype=dtype, mean=1.0, std=2.0), normal(n, c, dtype=dtype)
+    weight, bias = normal(c, dtype=dtype), normal(c, dtype=dtype)
+    expected = group_normed(x.double() + shift.double()[:, None], weight, bias, 1e-5, groups)
+    out = group_norm(x, weight, bias, groups=groups, eps=1e-5, silu=True, shift=shift)
+    assert_close(out, functional.silu(expected), dtype)
+
+
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("shape", [None, (32,), (1, 32), (2, 32)])
+def test_group_norm_with_every_kind_of_shift(shape: tuple[int, ...] | None, silu: bool) -> None:
+    x, weight, bias = normal(2, 50, 32), normal(32), normal(32)
+    shift = None if shape is None else normal(*shape)
+    shifted = x.double() if shift is None else x.double() + shift.double().expand(2, 32)[:, None]
+    expected = group_normed(shifted, weight, bias, 1e-6, 8)
+    out = group_norm(x, weight, bias, groups=8, eps=1e-6, silu=silu, shift=shift)
+    assert_close(out, functional.silu(expected) if silu else expected, torch.float32)
+
+
+def test_group_norm_far_from_zero() -> None:
+    # float32 itself resolves no better than 6e-5 around 1000: the mean cannot be known any closer.
+    x = normal(2, 300, 64, mean=1000.0)
+    ones, zeros = torch.ones(64, device=DEVICE), torch.zeros(64, device=DEVICE)
+    out = group_norm(x, ones, zeros, eps=1e-5, silu=False)
+    assert relative_error(out, group_normed(x, ones, zeros, 1e-5)) < 2e-4
+
+
+def test_group_norm_of_a_constant_is_its_bias() -> None:
+    x = torch.full((1, 40, 32), 3.0, device=DEVICE)
+    weight, bias = normal(32), normal(32)
+    out = group_norm(x, weight, bias, eps=1e-5, silu=False)
+    assert torch.equal(out, bias.expand_as(out))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16])
+@pytest.mark.parametrize(("n", "hw", "c"), [(1, 1, 32), (5, 7, 320), (6, 2, 640), (3, 1, 1280), (26, 5, 24)])
+def test_layer_norm_of_sums(n: int, hw: int, c: int, dtype: torch.dtype) -> None:
+    x, everywhere, added = normal(n, hw, c, dtype=dtype), normal(hw, c, dtype=dtype), normal(-(-n // 2), hw, c)
+    added = added.to(dtype)
+    weight, bias, position = (normal(*shape, dtype=dtype) for shape in ((c,), (c,), (4, c)))
+    total, normed = add_layer_norm(x, weight, bias, everywhere=everywhere, added=added, position=position)
+    expected = x.double() + everywhere.double()
+    expected[n - len(added) :] += added.double()
+    expected_normed = functional.layer_norm(expected, (c,), weight.double(), bias.double())
+    expected_normed += position.double()[torch.arange(n) % 4, None]
+    assert_close(total, expected, dtype)
+    assert_close(normed, expected_normed, dtype)
+
+
+@pytest.mark.parametrize("summand", ["everywhere", "added"])
+def test_layer_norm_of_one_sum(summand: str) -> None:
+    x, weight, bias, given = normal(4, 3, 40), normal(40), normal(40), normal(3, 40)
+    everywhere = given if summand == "everywhere" else None
+    added = given[None] if summand == "added" else None
+    total, normed = add_layer_norm(x, weight, bias, everywhere=everywhere, added=added)
+    expected = x.double()
+    expected[0 if summand == "everywhere" else 3 :] += given.double()
+    assert_close(total, expected, torch.float32)
+    assert_close(normed, functional.layer_norm(expected, (40,), weight.double(), bias.double()), torch.float32)
+
+
+def test_layer_norm_alone_hands_its_input_back() -> None:
+    x, weight, bias = normal(1, 11, 48, mean=100.0), normal(48), normal(48)
+    total, normed = add_layer_norm(x, weight, bias, eps=1e-3)
+    expected = functional.layer_norm(x.double(), (48,), weight.double(), bias.double(), 1e-3)
+    assert total is x
+    assert relative_error(normed, expected) < 2e-5
+
+
+def over_frames(qkv: Tensor, motion_qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Temporal attention in torch: for the clip's frames and for the motion frames."""
+    packed = torch.cat([split(motion_qkv, 0, (-1, 2)), split(qkv, 0, (-1, 16))], dim=1).double()
+    q, k, v = split(packed, -1, (3, heads, -1)).permute(3, 0, 2, 4, 1, 5)
+    out = functional.scaled_dot_product_attention(q, k, v).permute(0, 3, 1, 2, 4).flatten(3)
+    return out[:, 2:].flatten(0, 1), out[:, :2].flatten(0, 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("for_motion", [True, False])
+@pytest.mark.parametrize("rows", [Rows(), Rows(32, 1)])
+@pytest.mark.parametrize(("halves", "hw", "c", "heads"), [(2, 4, 32, 8), (1, 1, 320, 8), (2, 3, 64, 4)])
+def test_temporal_attention(
+    halves: int, hw: int, c: int, heads: int, rows: Rows, for_motion: bool, dtype: torch.dtype
+) -> None:
+    qkv, motion_qkv = (normal(halves * frames, hw, 3 * c, dtype=dtype, std=2.0) for frames in (16, 2))
+    out, motion_out = temporal_attention(qkv, motion_qkv, heads, for_motion=for_motion, rows=rows)
+    expected, expected_motion = over_frames(qkv, motion_qkv, heads)
+    assert_close(out, expected, dtype)
+    assert (motion_out is not None) == for_motion
+    if motion_out is not None:
+        assert_close(motion_out, expected_motion, dtype)
+
+
+@pytest.mark.parametrize("c", [640, 1280])
+def test_temporal_attention_with_wide_heads(c: int) -> None:
+    qkv, motion_qkv = normal(16, 2, 3 * c), normal(2, 2, 3 * c)
+    for out, expected in zip(temporal_attention(qkv, motion_qkv, 8), over_frames(qkv, motion_qkv, 8), strict=True):
+        assert out is not None
+        assert_close(out, expected, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tile"), [(torch.float32, None), *((torch.float16, tile) for tile in (None, *LINEAR_TILES))]
+)
+@pytest.mark.parametrize(("m", "k", "n"), [(70, 32, 32), (300, 104, 320), (1, 320, 264)])
+def test_linear(m: int, k: int, n: int, tile: Tile | None, dtype: torch.dtype) -> None:
+    x, weight, bias = normal(m, k, dtype=dtype), normal(n, k, dtype=dtype, std=k**-0.5), normal(n, dtype=dtype)
+    residual = normal(m, n, dtype=dtype)
+    expected = x.double() @ weight.double().T
+    assert_close(linear(x, weight, bias, tile=tile), expected + bias.double(), dtype)
+    assert_close(linear(x, weight, None, tile=tile), expected, dtype)
+    if DEVICE == "cuda" and tile == LINEAR_TILES[0]:
+        tile = None  # has no room for a residual
+    out = linear(x, weight, bias, residual=residual, tile=tile)
+    assert_close(out, expected + bias.double() + residual.double(), dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tile"), [(torch.float32, None), *((torch.float16, tile) for tile in (None, *GEGLU_TILES))]
+)
+@pytest.mark.parametrize(("m", "k", "n"), [(70, 32, 32), (300, 104, 264)])
+def test_geglu(m: int, k: int, n: int, tile: Tile | None, dtype: torch.dtype) -> None:
+    x, weight = normal(m, k, dtype=dtype), normal(2 * n, k, dtype=dtype, std=2 * k**-0.5)
+    bias = normal(2 * n, dtype=dtype)
+    value, gate = (x.double() @ weight.double().T + bias.double()).chunk(2, dim=1)
+    assert_close(geglu(x, weight, bias, tile=tile), value * functional.gelu(gate), dtype)
+
+
+def test_gelu_is_exact_where_it_bends_and_where_it_does_not() -> None:
+    # Values of 1 show the gate's activation itself, gates from -60 to 60.
+    gate = torch.linspace(-60, 60, 4096, device=DEVICE).reshape(-1, 8)
+    gate[0, :3] = torch.tensor([0.0, -6.0, 6.0])
+    weight = torch.cat([torch.zeros(8, 8), torch.eye(8)]).to(DEVICE)
+    bias = torch.cat([torch.ones(8), torch.zeros(8)]).to(DEVICE)
+    out = geglu(gate, weight, bias)
+    assert float((out.double() - functional.gelu(gate.double())).abs().max()) < 4e-7 + 60 * 2**-24
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16])
+@pytest.mark.parametrize(("m", "c"), [(1, 32), (70, 320), (33, 40), (17, 1280)])
+def test_add_bias(m: int, c: int, dtype: torch.dtype) -> None:
+    x, added, bias = normal(m, c, dtype=dtype), normal(m, c, dtype=dtype), normal(c, dtype=dtype)
+    assert_close(add_bias(x, added, bias), x.double() + added.double() + bias.double(), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("halves", "frames", "hw", "c", "heads", "tokens"),
+    [
+        (2, 3, 15, 32, 8, 4),
+        (1, 2, 30, 320, 8, 4),
+        (2, 1, 9, 640, 8, 4),
+        (2, 2, 7, 96, 6, 3),  # neither heads nor tokens are powers of two
+        (2, 1, 1, 48, 2, 2),  # less than the matrix units take
+        (1, 1, 17, 24, 4, 1),
+    ],
+)
+def test_token_attention(
+    halves: int, frames: int, hw: int, c: int, heads: int, tokens: int, dtype: torch.dtype
+) -> None:
+    x = normal(halves * frames, hw, c, dtype=dtype, mean=3.0)
+    weight, bias, out_bias = (normal(c, dtype=dtype) for _ in range(3))
+    keys = normal(halves, c, heads * tokens, dtype=dtype, std=2 * c**-0.5)
+    values = normal(halves, heads * tokens, c, dtype=dtype)
+    out = token_attention(x, weight, bias, keys, values, out_bias, heads=heads, tokens=tokens)
+
+    normed = functional.layer_norm(x.double(), (c,), weight.double(), bias.double())
+    scores = normed @ keys.double().repeat_interleave(frames, dim=0)
+    weights = split(scores, -1, (heads, tokens)).softmax(dim=-1).flatten(2)
+    expected = x.double() + weights @ values.double().repeat_interleave(frames, dim=0) + out_bias.double()
+    assert_close(out, expected, dtype)
+
+
+def test_token_attention_folds_projections_into_tokens() -> None:
+    c, heads, tokens, d = 64, 8, 4, 8
+    x, bias = normal(1, 10, c), normal(c)
+    query, out_projection = normal(c, c, std=0.2), normal(c, c, std=0.2)
+    k, v = normal(heads, tokens, d), normal(heads, tokens, d)
+    ones, zeros = torch.ones(c, device=DEVICE), torch.zeros(c, device=DEVICE)
+    keys = torch.einsum("hdc,htd->cht", split(query, 0, (heads, d)), k).flatten(1)[None] * d**-0.5
+    values = torch.einsum("htd,chd->htc", v, split(out_projection, 1, (heads, d))).flatten(0, 1)[None]
+    out = token_attention(x, ones, zeros, keys.contiguous(), values.contiguous(), bias, heads=heads, tokens=tokens)
+
+    queries = split(functional.layer_norm(x.double(), (c,)) @ query.double().T, -1, (heads, d)).transpose(1, 2)
+    attended = functional.scaled_dot_product_attention(queries, k.double()[None], v.double()[None])
+    expected = x.double() + attended.transpose(1, 2).flatten(2) @ out_projection.double().T + bias.double()
+    assert_close(out, expected, torch.float32)
