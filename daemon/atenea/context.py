@@ -26,6 +26,7 @@ class Context:
         workdir: a folder of this stage of this job alone. It outlives a crash, so work can go on from what it holds;
             it is removed when the job is done.
         cache: a folder that this plugin shares with all its jobs, and that nothing but the plugin cleans up.
+        models: where `atenea models download` puts the models of Hallo2.
         options: the plugin's validated `Options`.
         log: a structlog logger; its lines carry the job, the stage and the plugin.
         speech: the audio file with the speech, after the tts stage.
@@ -40,6 +41,7 @@ class Context:
     options: PluginOptions
     log: FilteringBoundLogger
     on_progress: Callable[[float, str], None]
+    models: Path = Path("models")
     speech: Path | None = None
     wav: Path | None = None
     video: Path | None = None

@@ -26,7 +26,7 @@ def failure_event(error: BaseException, task: Task) -> dict[str, Any]:
         "event": "failed",
         "error": _sentence(error, task)[:_SENTENCE],
         "details": _details(reason)[-_DETAILS:],
-        "transient": is_transient(reason) or is_poisoned(error),
+        "transient": is_transient(reason) or is_corrupted(error),
         "retry_after": reason.retry_after if isinstance(reason, TransientError) else None,
         "poisoned": is_poisoned(error),
     }
@@ -49,7 +49,15 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_poisoned(error: BaseException) -> bool:
-    """Whether the process must not be used again: after most CUDA errors every later call fails too."""
+    """Whether the process must not be used again.
+
+    One that used up the GPU's memory would not fail again, but only its end gives all of that memory back.
+    """
+    return is_corrupted(error) or any(_is_torch(link, "OutOfMemoryError") for link in _chain(error))
+
+
+def is_corrupted(error: BaseException) -> bool:
+    """Whether every later use of the GPU fails in this process, as after most CUDA errors."""
     return any(
         _is_torch(link, "AcceleratorError") or (isinstance(link, RuntimeError) and "CUDA error" in str(link))
         for link in _chain(error)

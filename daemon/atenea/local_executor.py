@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import os
 import time
 from collections import Counter
@@ -41,6 +42,9 @@ _THE_DAEMONS_OWN = frozenset(
 """Variables that systemd means for the daemon alone."""
 
 _OLD_WORKERS_SECONDS = 15.0
+_KEEP_LOADED_SECONDS = 600.0
+"""What `keep_loaded_seconds` is where the configuration does not say it."""
+
 _LAST_EVENTS = frozenset({"done", "failed", "cancelled"})
 
 
@@ -134,8 +138,12 @@ class LocalExecutor:
             self._discard(worker)
 
     def keep_idle_seconds(self, needs: frozenset[str]) -> float | None:
-        """How long a worker is kept without work; None: until the end, because it may hold a loaded model."""
-        return None if "gpu" in needs else self._config.workers.idle_seconds
+        """How long a worker is kept without work; None: until the end.
+
+        A worker with the GPU may hold a loaded model. It is kept for the longest `keep_loaded_seconds` that the
+        configuration gives to a render plugin.
+        """
+        return _keep_loaded_seconds(self._config) if "gpu" in needs else self._config.workers.idle_seconds
 
     async def close(self) -> None:
         """End every worker, and wait until all are gone. Tasks that still run fail, to be tried again."""
@@ -367,6 +375,14 @@ async def _lock(descriptor: int, path: Path) -> None:
             await asyncio.sleep(0.05)
         else:
             return
+
+
+def _keep_loaded_seconds(config: Config) -> float:
+    tables = (config.render.model_extra or {}).values()
+    # Whether it is a number of seconds is checked by the plugin, in a worker, which is started before.
+    given = [table.get("keep_loaded_seconds") for table in tables]
+    seconds = [value for value in given if isinstance(value, int | float) and 0 <= value < math.inf]
+    return float(max(seconds, default=_KEEP_LOADED_SECONDS))
 
 
 def _subject(task: Task) -> str:

@@ -87,6 +87,7 @@ class PluginManager:
         plugins_folder: the user's own plugins; they win over those of the same name from elsewhere.
         blocked: plugins that must not be imported, and why.
         cache: plugins keep their caches under it.
+        models: where the models of Hallo2 are.
     """
 
     def __init__(
@@ -95,9 +96,11 @@ class PluginManager:
         blocked: Mapping[str, str] = MappingProxyType({}),
         *,
         cache: Path | None = None,
+        models: Path = Path("models"),
     ) -> None:
         self._blocked = blocked
         self._cache = cache
+        self._models = models
         self._folder = plugins_folder
         self._sources = find_plugins(plugins_folder)
         self._loaded: dict[str, Plugin] = {}
@@ -180,6 +183,7 @@ class PluginManager:
             ctx = Context(
                 workdir=Path(folder),
                 cache=(self._cache or Path(folder)) / plugin.name,
+                models=self._models,
                 options=options,
                 log=structlog.get_logger(),
                 on_progress=lambda _fraction, _text: None,

@@ -143,6 +143,7 @@ class Worker:
         return Context(
             workdir=workdir,
             cache=cache,
+            models=self._config.paths.models,
             options=options,
             log=structlog.get_logger(),
             on_progress=progress,
@@ -168,7 +169,8 @@ def main(descriptor: int) -> None:
     send_logs(link)
     setup = link.setup()
     config = Config.model_validate_json(setup["config"])
-    plugins = PluginManager(config.paths.plugins, setup["blocked"], cache=config.paths.cache)
+    paths = config.paths
+    plugins = PluginManager(paths.plugins, setup["blocked"], cache=paths.cache, models=paths.models)
     worker = Worker(link, config, plugins)
     link.send({"event": "ready"})
     for values in link.tasks():

@@ -81,26 +81,33 @@ def _combine(
     chunks: int,
     chunk_rows: int,
     eps: float,
+    groups: tl.constexpr,
     group_c: tl.constexpr,
-    block_chunks: tl.constexpr,
+    block_groups: tl.constexpr,
     block_c: tl.constexpr,
 ) -> None:
-    """Mean and reciprocal standard deviation of one group of one picture: grid (groups, n)."""
-    group, n = tl.program_id(0), tl.program_id(1)
-    chunk = tl.arange(0, block_chunks)[:, None]
+    """Mean and reciprocal standard deviation of all groups of one picture: grid (n,)."""
+    n = tl.program_id(0)
+    group = tl.arange(0, block_groups)
     member = tl.arange(0, block_c)[None, :]
-    valid = (chunk < chunks) & (member < group_c)
-    at = (n * chunks + chunk) * c + group * group_c + member
-    means = tl.load(mean_ptr + at, mask=valid, other=0.0)
-    m2s = tl.load(m2_ptr + at, mask=valid, other=0.0)
-    count = tl.minimum(chunk_rows, hw - chunk * chunk_rows).to(tl.float32)
-    size = 1.0 * hw * group_c
-    mean = tl.sum(means * count) / size
-    apart = tl.where(valid, means - mean, 0.0)
-    variance = tl.sum(m2s + count * apart * apart) / size
-    to = n * tl.num_programs(0) + group
-    tl.store(group_mean_ptr + to, mean)
-    tl.store(group_scale_ptr + to, tl.rsqrt(variance + eps))
+    valid = (group < groups)[:, None] & (member < group_c)
+    at = n * chunks * c + group[:, None] * group_c + member
+    mean = tl.zeros([block_groups], tl.float32)
+    m2 = tl.zeros([block_groups], tl.float32)
+    for chunk in range(chunks):
+        means = tl.load(mean_ptr + at + chunk * c, mask=valid, other=0.0)
+        m2s = tl.load(m2_ptr + at + chunk * c, mask=valid, other=0.0)
+        rows = tl.minimum(chunk_rows, hw - chunk * chunk_rows).to(tl.float32)
+        chunk_mean = tl.sum(means, axis=1) / group_c
+        apart = tl.where(valid, means - chunk_mean[:, None], 0.0)
+        # Chunks into one (Chan, Golub and LeVeque 1979).
+        share = rows / (rows + chunk * chunk_rows)
+        delta = chunk_mean - mean
+        m2 += tl.sum(m2s + rows * apart * apart, axis=1) + delta * delta * (share * group_c * chunk * chunk_rows)
+        mean += delta * share
+    to = n * groups + group
+    tl.store(group_mean_ptr + to, mean, mask=group < groups)
+    tl.store(group_scale_ptr + to, tl.rsqrt(m2 / (1.0 * hw * group_c) + eps), mask=group < groups)
 
 
 @triton.jit
@@ -205,12 +212,13 @@ def group_norm(
         block_c=block_c,
         num_warps=8,
     )
-    _combine[(groups, n)](
+    _combine[(n,)](
         *(mean, m2, group_mean, group_scale, hw, c, chunks, chunk_rows, eps),
+        groups=groups,
         group_c=c // groups,
-        block_chunks=triton.next_power_of_2(chunks),
+        block_groups=triton.next_power_of_2(groups),
         block_c=triton.next_power_of_2(c // groups),
-        num_warps=1,
+        num_warps=4,
     )
     _normalise[grid](
         *(x, out, weight, bias, shifted, group_mean, group_scale, hw, c, groups, chunk_rows, shift_stride),
