@@ -19,34 +19,19 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
+import drawn
 import torch
-from diffusers import AutoencoderKL
 from machine import describe, headline
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from atenea.media.mux import VideoWriter
-from hallo2 import Clip, Hallo2Config, Hallo2Networks, Hallo2Pipeline, Portrait
-from hallo2.transformers import PositionTable
+from hallo2 import Clip, Hallo2Config, Hallo2Pipeline, Portrait
 
-GOLDEN = Path(__file__).parents[1] / "tests" / "data" / "golden"
-TINY = Hallo2Config(
-    block_out_channels=(32, 64, 64, 64),
-    cross_attention_dim=48,
-    audio_attention_dim=40,
-    face_embedding_dim=24,
-    audio_blocks=3,
-    audio_channels=16,
-    audio_intermediate_dim=32,
-    audio_tokens=6,
-)
 MATMUL = 8192
 
 
@@ -104,30 +89,15 @@ class Bench:
         self.size, self.steps, self.clips = arguments.size, arguments.steps, arguments.clips
         self.repeats = arguments.repeats
         self.fused: bool | None = False if arguments.eager else None
-        self.config = TINY if arguments.tiny else Hallo2Config()
-        self.seeded = _seeded()
+        self.config = drawn.TINY if arguments.tiny else Hallo2Config()
+        self.seeded = drawn.seeded()
         self.figures = Figures(self.size, self.steps, arguments.dtype)
 
     def pipeline(self, dtype: torch.dtype) -> Hallo2Pipeline:
         """The engine with drawn weights."""
-        with torch.device("meta"):
-            networks = Hallo2Networks(self.config)
-            vae = _vae(tiny=self.config is TINY)
-        self._fill(networks, "", dtype)
-        self._fill(vae, "vae.", dtype)
+        networks = drawn.networks(self.config, self.device, dtype)
+        vae = drawn.autoencoder(self.device, dtype, tiny=self.config is drawn.TINY)
         return Hallo2Pipeline(networks, vae, fused=self.fused)
-
-    def _fill(self, module: nn.Module, prefix: str, dtype: torch.dtype) -> None:
-        tables = dict(_position_tables(module))
-
-        def drawn(name: str, shape: torch.Size) -> Tensor:
-            value = tables[name] if name in tables else self.seeded.seeded_parameter(prefix + name, shape)
-            return value.to(self.device, dtype)
-
-        with ThreadPoolExecutor() as threads:
-            empty = module.state_dict()
-            values = threads.map(drawn, empty, (value.shape for value in empty.values()))
-            module.load_state_dict(dict(zip(empty, values, strict=True)), assign=True)
 
     def portrait(self) -> Portrait:
         """A face of noise; the masks have the shape of real ones."""
@@ -280,33 +250,6 @@ def _encode(clip: Clip) -> None:
     ):
         for image in images:
             writer.write(image)
-
-
-def _vae(*, tiny: bool) -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(32, 32, 64, 64) if tiny else (128, 256, 512, 512),
-        layers_per_block=1 if tiny else 2,
-        latent_channels=4,
-        norm_num_groups=32,
-        act_fn="silu",
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-    )
-
-
-def _position_tables(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What is not drawn, because it is no weight."""
-    for name, part in module.named_modules():
-        if isinstance(part, PositionTable):
-            yield f"{name}.pe", PositionTable(part.pe.shape[-1]).pe
-
-
-def _seeded() -> ModuleType:
-    spec = spec_from_file_location("seeded", GOLDEN / "seeded.py")
-    assert spec and spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _arguments() -> argparse.Namespace:

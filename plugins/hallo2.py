@@ -217,6 +217,8 @@ def render(job: Job, wav: Path, ctx: Context) -> Path:
         dtype=options.precision,
         device=facts["device"],
         seconds_per_clip=pace.seconds_per_clip,
+        peak_memory_gib=_peak_memory_gib(options),
+        load_seconds=engine.load_seconds,
         warnings=list(warnings),
     )
     return target
@@ -282,12 +284,14 @@ class _Engine:
 
     Attributes:
         key: which models they are, and where and how they were loaded.
+        load_seconds: how long that took.
     """
 
     key: tuple[Any, ...]
     pipeline: Hallo2Pipeline
     wav2vec: Wav2Vec2Model
     faces: FaceAnalysis
+    load_seconds: float
 
 
 _resident: list[_Engine] = []
@@ -296,6 +300,8 @@ _resident: list[_Engine] = []
 
 def _engine(ctx: Context) -> _Engine:
     """The engine that the configuration asks for, loaded if it is not there yet."""
+    import torch  # noqa: PLC0415 - intake imports this file too
+
     options, models = _options(ctx), _models(ctx)
     device = _device(options)
     key = models, _sizes(models), str(device), options.precision
@@ -303,10 +309,13 @@ def _engine(ctx: Context) -> _Engine:
         _release()
     _check_memory(options, device, loaded=bool(_resident))
     if not _resident:
-        began = time.monotonic()
-        _resident.append(_loaded(key, models, device, ctx))
-        seconds = round(time.monotonic() - began, 1)
-        ctx.log.info("the models are loaded", seconds=seconds, device=str(device), dtype=options.precision)
+        engine = _loaded(key, models, device, ctx)
+        _resident.append(engine)
+        ctx.log.info(
+            "the models are loaded", seconds=engine.load_seconds, device=str(device), dtype=options.precision
+        )
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     return _resident[0]
 
 
@@ -333,6 +342,7 @@ def _loaded(key: tuple[Any, ...], models: Path, device: torch.device, ctx: Conte
     from hallo2.weights import load_wav2vec  # noqa: PLC0415 - likewise
 
     ctx.progress(0.0, "loading the models")
+    began = time.monotonic()
     try:
         dtype = getattr(torch, _options(ctx).precision)
         faces = FaceAnalysis.from_pretrained(models / _FACES)
@@ -341,7 +351,7 @@ def _loaded(key: tuple[Any, ...], models: Path, device: torch.device, ctx: Conte
         pipeline = Hallo2Pipeline.from_pretrained(models, device=device, dtype=dtype)
     except (FileNotFoundError, ValueError) as error:
         raise PermanentError(f"the models cannot be loaded: {error}") from error
-    return _Engine(key, pipeline, wav2vec, faces)
+    return _Engine(key, pipeline, wav2vec, faces, round(time.monotonic() - began, 1))
 
 
 def _release() -> None:
@@ -380,6 +390,14 @@ def _check_memory(options: Options, device: torch.device, *, loaded: bool) -> No
             f"the GPU has {free / _GIB:.1f} GiB of memory free, and this render needs about {needed:.1f} GiB (it has "
             f"{total / _GIB:.1f} GiB in all): end what else uses it, or choose a smaller width and height"
         )
+
+
+def _peak_memory_gib(options: Options) -> float | None:
+    """The most memory of the GPU that this render had at a time, models included; None on a CPU."""
+    import torch  # noqa: PLC0415 - intake imports this file too
+
+    device = _device(options)
+    return round(torch.cuda.max_memory_allocated(device) / _GIB, 2) if device.type == "cuda" else None
 
 
 class _DecodeBatch:
