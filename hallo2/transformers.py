@@ -287,7 +287,7 @@ class TemporalBlock(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.attention_blocks = Modules[TemporalAttention](TemporalAttention(dim, heads) for _ in range(2))
-        self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(2)])
+        self.norms = Modules[nn.LayerNorm](nn.LayerNorm(dim) for _ in range(2))
         self.ff = FeedForward(dim)
         self.ff_norm = nn.LayerNorm(dim)
 

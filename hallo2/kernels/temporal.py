@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import triton
 import triton.language as tl
@@ -96,6 +96,18 @@ def _temporal_attention(
         tl.store(
             motion_out_ptr + motion_row.to(tl.int64)[:, None] * c + head * head_dim + lane, attended, mask=is_motion
         )
+
+
+@overload
+def temporal_attention(
+    qkv: Tensor, motion_qkv: Tensor, heads: int, *, for_motion: Literal[True] = True, rows: Rows | None = None
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def temporal_attention(
+    qkv: Tensor, motion_qkv: Tensor, heads: int, *, for_motion: Literal[False], rows: Rows | None = None
+) -> tuple[Tensor, None]: ...
 
 
 def temporal_attention(
