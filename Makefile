@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench wheel clean
+.PHONY: help run test soak lint format bench wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -17,6 +17,9 @@ run: $(VENV)/installed  ## install, turn examples/hello.txt into a video, print 
 
 test: $(VENV)/installed-dev  ## install what tests need, run them all
 	$(BIN)/pytest -n auto --dist worksteal
+
+soak: $(VENV)/installed-dev  ## render an hour with hallo2, kill it 50 times: about 30 minutes
+	$(BIN)/pytest -s tests/soak/*.py
 
 lint: $(VENV)/installed-dev  ## ruff, mypy, import-linter
 	$(BIN)/ruff check

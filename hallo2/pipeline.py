@@ -79,7 +79,7 @@ class Hallo2Pipeline:
         networks: Hallo2Networks,
         vae: AutoencoderKL,
         *,
-        decode_batch_size: int = 4,
+        decode_batch_size: int = 2,
         fused: bool | None = None,
     ) -> None:
         """A pipeline of networks that are already where they shall compute.
@@ -100,9 +100,10 @@ class Hallo2Pipeline:
         self.noise_dtype = self.dtype
         self.denoiser: Denoiser = networks.denoising_unet
         if _can_fuse(self.device) if fused is None else fused:
-            from hallo2.fused import FusedDenoisingUNet  # noqa: PLC0415 - needs Triton
+            from hallo2.fused import FusedDenoisingUNet, fuse_autoencoder  # noqa: PLC0415 - needs Triton
 
             self.denoiser = FusedDenoisingUNet(networks.denoising_unet)
+            fuse_autoencoder(vae)
 
     @classmethod
     def from_pretrained(
@@ -185,18 +186,7 @@ class Hallo2Pipeline:
             motion_frames = self._blank(state.motion_frames, portrait.face_region, sampling.mask_rate, generator)
             shape = (1, 4, CLIP_FRAMES, height // 8, width // 8)
             noise = torch.randn(shape, generator=generator, dtype=self.noise_dtype)
-            contexts = self.denoiser.clip_contexts(
-                seen.contexts,
-                self._motion_features(motion_frames, seen.face_tokens, sampling.halves),
-                self.networks.audioproj(self._to_device(window)),
-            )
-            latents = denoise(
-                partial(self._velocity, contexts=contexts, face_features=seen.face_features),
-                noise[0].transpose(0, 1).to(self.device).float(),
-                num_inference_steps=sampling.num_inference_steps,
-                guidance_scale=sampling.guidance_scale,
-                on_step=sampling.on_step,
-            )
+            latents = self._sample(noise[0].transpose(0, 1), motion_frames, window, seen, sampling)
             frames = self._decode(latents)
             state = ClipState(state.clips + 1, frames[-MOTION_FRAMES:] * 2 - 1, generator.get_state())
             yield Clip(frames, latents.transpose(0, 1)[None], state)
@@ -215,6 +205,21 @@ class Hallo2Pipeline:
         features = self.networks.reference_unet(latents, face_tokens)
         contexts = self.denoiser.portrait_contexts(features, face_tokens[-sampling.halves :], regions)
         return _Seen(face_tokens, self.networks.face_locator(face_region), contexts)
+
+    def _sample(self, noise: Tensor, motion_frames: Tensor, window: Tensor, seen: _Seen, sampling: _Sampling) -> Tensor:
+        """The latents of one clip, (CLIP_FRAMES, 4, h, w), from noise of that shape."""
+        contexts = self.denoiser.clip_contexts(
+            seen.contexts,
+            self._motion_features(motion_frames, seen.face_tokens, sampling.halves),
+            self.networks.audioproj(self._to_device(window)),
+        )
+        return denoise(
+            partial(self._velocity, contexts=contexts, face_features=seen.face_features),
+            noise.to(self.device).float(),
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+            on_step=sampling.on_step,
+        )
 
     def _motion_features(self, motion_frames: Tensor, face_tokens: Tensor, halves: int) -> list[Tensor]:
         """Features of the motion frames for each half, (halves * MOTION_FRAMES, c, h, w) of every layer.

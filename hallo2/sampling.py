@@ -49,8 +49,10 @@ def denoise(
     scheduler = ddim_scheduler()
     scheduler.set_timesteps(num_inference_steps)
     latents = noise
+    # To the device all at once: a copy in every step would have the device wait for the next step's first kernel.
+    times = scheduler.timesteps.to(noise.device)
     for step, timestep in enumerate(scheduler.timesteps, start=1):
-        time = timestep.to(noise.device)[None]
+        time = times[step - 1 : step]
         if guidance_scale > 1:
             unconditional, conditional = predict(torch.cat([latents, latents]), time).chunk(2)
             velocity = unconditional + guidance_scale * (conditional - unconditional)

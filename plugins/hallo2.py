@@ -153,7 +153,7 @@ class Options(PluginOptions):
     device: Annotated[str, AfterValidator(_device_name)] = "cuda"
     dtype: Literal["float16", "bfloat16", "float32"] | None = None
     models: Annotated[Path, AfterValidator(_absolute)] | None = None
-    decode_batch_size: int = Field(4, ge=1, le=CLIP_FRAMES)
+    decode_batch_size: int = Field(2, ge=1, le=CLIP_FRAMES)
     keep_loaded_seconds: float = Field(600.0, ge=0)
 
     @model_validator(mode="after")
@@ -311,9 +311,7 @@ def _engine(ctx: Context) -> _Engine:
     if not _resident:
         engine = _loaded(key, models, device, ctx)
         _resident.append(engine)
-        ctx.log.info(
-            "the models are loaded", seconds=engine.load_seconds, device=str(device), dtype=options.precision
-        )
+        ctx.log.info("the models are loaded", seconds=engine.load_seconds, device=str(device), dtype=options.precision)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     return _resident[0]

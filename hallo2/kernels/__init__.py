@@ -7,10 +7,23 @@ so that the same shapes give the same bits in every process on one kind of GPU. 
 result and, in group norm, its statistics: all can be captured in a CUDA graph.
 """
 
+from hallo2.kernels.add_bias import add_bias
 from hallo2.kernels.cross import token_attention
+from hallo2.kernels.geglu import geglu, interleaved
 from hallo2.kernels.group_norm import group_norm
 from hallo2.kernels.layer_norm import add_layer_norm
-from hallo2.kernels.linear import add_bias, geglu, linear
+from hallo2.kernels.merge import merge_attention
+from hallo2.kernels.speech import speech_weights
 from hallo2.kernels.temporal import temporal_attention
 
-__all__ = ["add_bias", "add_layer_norm", "geglu", "group_norm", "linear", "temporal_attention", "token_attention"]
+__all__ = [
+    "add_bias",
+    "add_layer_norm",
+    "geglu",
+    "group_norm",
+    "interleaved",
+    "merge_attention",
+    "speech_weights",
+    "temporal_attention",
+    "token_attention",
+]

@@ -29,6 +29,7 @@ def _token_attention(
     keys_ptr: tl.tensor,  # (halves, c, heads * tokens)
     values_ptr: tl.tensor,  # (halves, heads * tokens, c)
     bias_ptr: tl.tensor,  # (c,)
+    shift_ptr: tl.tensor,  # (c,)
     out_ptr: tl.tensor,  # (halves, rows, c)
     rows: int,
     c: int,
@@ -59,6 +60,7 @@ def _token_attention(
     for first in range(0, c, block_c):
         inside = in_rows & (first + channel < c)[None, :]
         x = tl.load(x_ptr + at + first, mask=inside, other=0.0).to(tl.float32)
+        x += tl.load(shift_ptr + first + channel, mask=first + channel < c, other=0.0).to(tl.float32)[None, :]
         count = 1.0 * tl.minimum(c - first, block_c)
         block_mean = tl.sum(x, axis=1) / count
         apart = tl.where(inside, x - block_mean[:, None], 0.0)
@@ -79,6 +81,7 @@ def _token_attention(
         channels = first + channel
         valid = channels < c
         x = tl.load(x_ptr + at + first, mask=in_rows & valid[None, :], other=0.0).to(tl.float32)
+        x += tl.load(shift_ptr + channels, mask=valid, other=0.0).to(tl.float32)[None, :]
         weight = tl.load(normed_weight_ptr + channels, mask=valid, other=0.0).to(tl.float32)
         bias = tl.load(normed_bias_ptr + channels, mask=valid, other=0.0).to(tl.float32)
         normed = (x - mean[:, None]) * scale[:, None] * weight[None, :] + bias[None, :]
@@ -101,7 +104,8 @@ def _token_attention(
         attended = tl.dot(weights.to(values.dtype), values, input_precision="ieee")
         x = tl.load(x_ptr + at + first, mask=in_rows & valid[None, :], other=0.0).to(tl.float32)
         bias = tl.load(bias_ptr + channels, mask=valid, other=0.0).to(tl.float32)
-        y = x + attended + bias[None, :]
+        shift = tl.load(shift_ptr + channels, mask=valid, other=0.0).to(tl.float32)
+        y = x + attended + (bias + shift)[None, :]
         tl.store(out_ptr + at + first, y.to(out_ptr.dtype.element_ty), mask=in_rows & valid[None, :])
 
 
@@ -112,12 +116,13 @@ def token_attention(
     keys: Tensor,
     values: Tensor,
     bias: Tensor,
+    shift: Tensor,
     *,
     heads: int,
     tokens: int,
     eps: float = 1e-5,
 ) -> Tensor:
-    """x + softmax(layer_norm(x) @ keys) @ values + bias, the softmax over the tokens of each head by itself.
+    """y + softmax(layer_norm(y) @ keys) @ values + bias, of y = x + shift, with a softmax over the tokens of each head.
 
     What attention does before and after its softmax is linear. With few tokens that do not change, query projection,
     keys and scale are one matrix, values and output projection another, and both are small: for head h with rows W_q[h]
@@ -132,6 +137,7 @@ def token_attention(
         keys: (halves, c, heads * tokens), contiguous.
         values: (halves, heads * tokens, c), contiguous.
         bias: (c,), contiguous, of the output projection.
+        shift: (c,), contiguous: the bias that what was added to x last still lacks.
         heads: at least 1.
         tokens: of each head, at least 1.
         eps: added to the variance.
@@ -147,7 +153,7 @@ def token_attention(
     block_heads = max(triton.next_power_of_2(heads), 16 // block_tokens)
     out = torch.empty_like(x)
     _token_attention[(triton.cdiv(rows, block_rows), halves)](
-        *(x, normed_weight, normed_bias, keys, values, bias, out, rows, c, eps),
+        *(x, normed_weight, normed_bias, keys, values, bias, shift, out, rows, c, eps),
         heads=heads,
         tokens=tokens,
         block_heads=block_heads,

@@ -12,8 +12,11 @@ from hallo2.kernels.tiles import channel_block
 _PROGRAMS = 1024
 """About as many programs as keep the 132 multiprocessors of an H100 or H200 busy."""
 
-_CHUNKS = 16
+_CHUNKS = 128
 """At most as many pieces of a picture are summed up apart, so that little is left to combine."""
+
+_COMBINED = 8192
+"""Elements that a program combines, at most 8 groups of them."""
 
 _TILE = 4096
 """Elements that a program holds at a time."""
@@ -83,31 +86,27 @@ def _combine(
     eps: float,
     groups: tl.constexpr,
     group_c: tl.constexpr,
+    block_chunks: tl.constexpr,
     block_groups: tl.constexpr,
     block_c: tl.constexpr,
 ) -> None:
-    """Mean and reciprocal standard deviation of all groups of one picture: grid (n,)."""
-    n = tl.program_id(0)
-    group = tl.arange(0, block_groups)
-    member = tl.arange(0, block_c)[None, :]
-    valid = (group < groups)[:, None] & (member < group_c)
-    at = n * chunks * c + group[:, None] * group_c + member
-    mean = tl.zeros([block_groups], tl.float32)
-    m2 = tl.zeros([block_groups], tl.float32)
-    for chunk in range(chunks):
-        means = tl.load(mean_ptr + at + chunk * c, mask=valid, other=0.0)
-        m2s = tl.load(m2_ptr + at + chunk * c, mask=valid, other=0.0)
-        rows = tl.minimum(chunk_rows, hw - chunk * chunk_rows).to(tl.float32)
-        chunk_mean = tl.sum(means, axis=1) / group_c
-        apart = tl.where(valid, means - chunk_mean[:, None], 0.0)
-        # Chunks into one (Chan, Golub and LeVeque 1979).
-        share = rows / (rows + chunk * chunk_rows)
-        delta = chunk_mean - mean
-        m2 += tl.sum(m2s + rows * apart * apart, axis=1) + delta * delta * (share * group_c * chunk * chunk_rows)
-        mean += delta * share
+    """Mean and reciprocal standard deviation of some groups of one picture: grid (blocks of groups, n)."""
+    n = tl.program_id(1)
+    group = tl.program_id(0) * block_groups + tl.arange(0, block_groups)
+    chunk = tl.arange(0, block_chunks)[:, None, None]
+    member = tl.arange(0, block_c)[None, None, :]
+    valid = (chunk < chunks) & (group < groups)[None, :, None] & (member < group_c)
+    at = (n * chunks + chunk) * c + group[None, :, None] * group_c + member
+    means = tl.load(mean_ptr + at, mask=valid, other=0.0)
+    m2s = tl.load(m2_ptr + at, mask=valid, other=0.0)
+    rows = tl.where(valid, tl.minimum(chunk_rows, hw - chunk * chunk_rows).to(tl.float32), 0.0)
+    size = 1.0 * hw * group_c
+    mean = tl.sum(tl.sum(means * rows, axis=2), axis=0) / size
+    apart = tl.where(valid, means - mean[None, :, None], 0.0)
+    m2 = tl.sum(tl.sum(m2s + rows * apart * apart, axis=2), axis=0)
     to = n * groups + group
     tl.store(group_mean_ptr + to, mean, mask=group < groups)
-    tl.store(group_scale_ptr + to, tl.rsqrt(m2 / (1.0 * hw * group_c) + eps), mask=group < groups)
+    tl.store(group_scale_ptr + to, tl.rsqrt(m2 / size + eps), mask=group < groups)
 
 
 @triton.jit
@@ -212,12 +211,15 @@ def group_norm(
         block_c=block_c,
         num_warps=8,
     )
-    _combine[(n,)](
+    block_chunks, block_members = triton.next_power_of_2(chunks), triton.next_power_of_2(c // groups)
+    block_groups = min(triton.next_power_of_2(groups), max(1, _COMBINED // (block_chunks * block_members)), 8)
+    _combine[(triton.cdiv(groups, block_groups), n)](
         *(mean, m2, group_mean, group_scale, hw, c, chunks, chunk_rows, eps),
         groups=groups,
         group_c=c // groups,
-        block_groups=triton.next_power_of_2(groups),
-        block_c=triton.next_power_of_2(c // groups),
+        block_chunks=block_chunks,
+        block_groups=block_groups,
+        block_c=block_members,
         num_warps=4,
     )
     _normalise[grid](

@@ -1,8 +1,11 @@
-"""How the channels of channels-last memory are cut into tiles."""
+"""How work is cut into tiles: the channels of channels-last memory, and the results of products."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
+import triton.language as tl
 
 
 def channel_block(c: int, most: int = 256) -> int:
@@ -19,3 +22,35 @@ def channel_block(c: int, most: int = 256) -> int:
     if divisor >= min(32, most):
         return min(divisor, most)
     return min(int(triton.next_power_of_2(c)), 64, most)
+
+
+class Tile(NamedTuple):
+    """How a product is cut.
+
+    Attributes:
+        m: rows of a tile of the result, a power of two from 64.
+        n: columns of it, a power of two from 16.
+        k: columns of x and weight that are multiplied in one step, a power of two from 16.
+        num_warps: of a program.
+        num_stages: steps that are fetched ahead.
+        programs: at most so many; a multiple of the 132 multiprocessors of an H100 or H200 where several fit on one.
+    """
+
+    m: int
+    n: int
+    k: int
+    num_warps: int
+    num_stages: int
+    programs: int
+
+
+@triton.jit
+def place(
+    index: int, m: int, n: int, block_m: tl.constexpr, block_n: tl.constexpr, neighbours: tl.constexpr
+) -> tuple[int, int]:
+    """First row and column of a tile. Tiles are numbered down, `neighbours` rows of tiles at a time, then across."""
+    tiles_m = tl.cdiv(m, block_m)
+    in_band = neighbours * tl.cdiv(n, block_n)
+    first = (index // in_band) * neighbours
+    height = tl.minimum(tiles_m - first, neighbours)
+    return (first + index % in_band % height) * block_m, (index % in_band // height) * block_n

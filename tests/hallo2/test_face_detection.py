@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from hallo2.face.analysis import FaceAnalysis
 from hallo2.face.detection import FaceDetector
 from hallo2.face.mesh import Box
-from hallo2.onnx_model import CPU
 from hallo2.face.recognition import FaceRecogniser, similarity_transform
+from hallo2.onnx_model import CPU
 
 MODULE = str(Path(__file__).parents[2] / "hallo2" / "onnx_model.py")
 

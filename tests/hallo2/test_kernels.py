@@ -18,13 +18,11 @@ if not torch.cuda.is_available():
 from hallo2.kernels import (
     add_bias,
     add_layer_norm,
-    geglu,
     group_norm,
-    linear,
+    merge_attention,
     temporal_attention,
     token_attention,
 )
-from hallo2.kernels.linear import GEGLU_TILES, LINEAR_TILES, Tile
 from hallo2.kernels.temporal import Rows
 from hallo2.kernels.tiles import channel_block
 
@@ -155,6 +153,22 @@ def test_layer_norm_alone_hands_its_input_back() -> None:
     assert relative_error(normed, expected) < 2e-5
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16])
+@pytest.mark.parametrize("adds", [False, True])
+def test_layer_norm_writes_the_sum_into_wider_rows(adds: bool, dtype: torch.dtype) -> None:
+    x, weight, bias = normal(4, 3, 40, dtype=dtype), normal(40, dtype=dtype), normal(40, dtype=dtype)
+    added = normal(2, 3, 40, dtype=dtype) if adds else None
+    wide = normal(4, 3, 120, dtype=dtype)
+    before = wide[..., 40:].clone()
+    place = wide[..., :40]
+    total, normed = add_layer_norm(x, weight, bias, added=added, total_out=place)
+    expected_total, expected_normed = add_layer_norm(x, weight, bias, added=added)
+    assert total is place
+    assert torch.equal(total, expected_total)
+    assert torch.equal(normed, expected_normed)
+    assert torch.equal(wide[..., 40:], before)
+
+
 def over_frames(qkv: Tensor, motion_qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
     """Temporal attention in torch: for the clip's frames and for the motion frames."""
     packed = torch.cat([split(motion_qkv, 0, (-1, 2)), split(qkv, 0, (-1, 16))], dim=1).double()
@@ -187,41 +201,33 @@ def test_temporal_attention_with_wide_heads(c: int) -> None:
         assert_close(out, expected, torch.float32)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tile"), [(torch.float32, None), *((torch.float16, tile) for tile in (None, *LINEAR_TILES))]
-)
-@pytest.mark.parametrize(("m", "k", "n"), [(70, 32, 32), (300, 104, 320), (1, 320, 264)])
-def test_linear(m: int, k: int, n: int, tile: Tile | None, dtype: torch.dtype) -> None:
-    x, weight, bias = normal(m, k, dtype=dtype), normal(n, k, dtype=dtype, std=k**-0.5), normal(n, dtype=dtype)
-    residual = normal(m, n, dtype=dtype)
-    expected = x.double() @ weight.double().T
-    assert_close(linear(x, weight, bias, tile=tile), expected + bias.double(), dtype)
-    assert_close(linear(x, weight, None, tile=tile), expected, dtype)
-    if DEVICE == "cuda" and tile == LINEAR_TILES[0]:
-        tile = None  # has no room for a residual
-    out = linear(x, weight, bias, residual=residual, tile=tile)
-    assert_close(out, expected + bias.double() + residual.double(), dtype)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "length", "heads", "d"), [(2, 5, 8, 4), (1, 9, 8, 40), (3, 4, 4, 80)])
+def test_merged_attention_is_that_to_all_keys(n: int, length: int, heads: int, d: int, dtype: torch.dtype) -> None:
+    q, k, v = (normal(n, length, heads, d, dtype=dtype).double() for _ in range(3))
+    more_k, more_v = (normal(n, length + 3, heads, d, dtype=dtype).double() for _ in range(2))
+
+    def attended(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        scores = torch.einsum("nqhd,nkhd->nhqk", q, keys) / d**0.5
+        return torch.einsum("nhqk,nkhd->nqhd", scores.softmax(-1), values), scores.logsumexp(-1)
+
+    (first, first_lse), (second, second_lse) = attended(k, v), attended(more_k, more_v)
+    out = first.to(dtype)
+    merge_attention(out, first_lse.float(), second.to(dtype), second_lse.float())
+    expected, _ = attended(torch.cat([k, more_k], 1), torch.cat([v, more_v], 1))
+    assert relative_error(out, expected) < (1e-6 if dtype == torch.float32 else 6e-4)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tile"), [(torch.float32, None), *((torch.float16, tile) for tile in (None, *GEGLU_TILES))]
-)
-@pytest.mark.parametrize(("m", "k", "n"), [(70, 32, 32), (300, 104, 264)])
-def test_geglu(m: int, k: int, n: int, tile: Tile | None, dtype: torch.dtype) -> None:
-    x, weight = normal(m, k, dtype=dtype), normal(2 * n, k, dtype=dtype, std=2 * k**-0.5)
-    bias = normal(2 * n, dtype=dtype)
-    value, gate = (x.double() @ weight.double().T + bias.double()).chunk(2, dim=1)
-    assert_close(geglu(x, weight, bias, tile=tile), value * functional.gelu(gate), dtype)
+def test_attention_that_outweighs_the_other_is_kept_as_it_is() -> None:
+    def sums(value: float) -> Tensor:
+        return torch.full((1, 1, 2), value, device=DEVICE)
 
-
-def test_gelu_is_exact_where_it_bends_and_where_it_does_not() -> None:
-    # Values of 1 show the gate's activation itself, gates from -60 to 60.
-    gate = torch.linspace(-60, 60, 4096, device=DEVICE).reshape(-1, 8)
-    gate[0, :3] = torch.tensor([0.0, -6.0, 6.0])
-    weight = torch.cat([torch.zeros(8, 8), torch.eye(8)]).to(DEVICE)
-    bias = torch.cat([torch.ones(8), torch.zeros(8)]).to(DEVICE)
-    out = geglu(gate, weight, bias)
-    assert float((out.double() - functional.gelu(gate.double())).abs().max()) < 4e-7 + 60 * 2**-24
+    out, other = normal(1, 2, 1, 4), normal(1, 2, 1, 4)
+    merged = out.clone()
+    merge_attention(merged, sums(1e4), other, sums(-1e4))
+    assert torch.equal(merged, out)
+    merge_attention(merged, sums(-1e4), other, sums(1e4))
+    assert torch.equal(merged, other)
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16])
@@ -247,15 +253,16 @@ def test_token_attention(
     halves: int, frames: int, hw: int, c: int, heads: int, tokens: int, dtype: torch.dtype
 ) -> None:
     x = normal(halves * frames, hw, c, dtype=dtype, mean=3.0)
-    weight, bias, out_bias = (normal(c, dtype=dtype) for _ in range(3))
+    weight, bias, out_bias, shift = (normal(c, dtype=dtype) for _ in range(4))
     keys = normal(halves, c, heads * tokens, dtype=dtype, std=2 * c**-0.5)
     values = normal(halves, heads * tokens, c, dtype=dtype)
-    out = token_attention(x, weight, bias, keys, values, out_bias, heads=heads, tokens=tokens)
+    out = token_attention(x, weight, bias, keys, values, out_bias, shift, heads=heads, tokens=tokens)
 
-    normed = functional.layer_norm(x.double(), (c,), weight.double(), bias.double())
+    x = x.double() + shift.double()
+    normed = functional.layer_norm(x, (c,), weight.double(), bias.double())
     scores = normed @ keys.double().repeat_interleave(frames, dim=0)
     weights = split(scores, -1, (heads, tokens)).softmax(dim=-1).flatten(2)
-    expected = x.double() + weights @ values.double().repeat_interleave(frames, dim=0) + out_bias.double()
+    expected = x + weights @ values.double().repeat_interleave(frames, dim=0) + out_bias.double()
     assert_close(out, expected, dtype)
 
 
@@ -267,7 +274,8 @@ def test_token_attention_folds_projections_into_tokens() -> None:
     ones, zeros = torch.ones(c, device=DEVICE), torch.zeros(c, device=DEVICE)
     keys = torch.einsum("hdc,htd->cht", split(query, 0, (heads, d)), k).flatten(1)[None] * d**-0.5
     values = torch.einsum("htd,chd->htc", v, split(out_projection, 1, (heads, d))).flatten(0, 1)[None]
-    out = token_attention(x, ones, zeros, keys.contiguous(), values.contiguous(), bias, heads=heads, tokens=tokens)
+    keys, values = keys.contiguous(), values.contiguous()
+    out = token_attention(x, ones, zeros, keys, values, bias, zeros, heads=heads, tokens=tokens)
 
     queries = split(functional.layer_norm(x.double(), (c,)) @ query.double().T, -1, (heads, d)).transpose(1, 2)
     attended = functional.scaled_dot_product_attention(queries, k.double()[None], v.double()[None])
