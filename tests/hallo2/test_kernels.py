@@ -212,8 +212,8 @@ def test_merged_attention_is_that_to_all_keys(n: int, length: int, heads: int, d
         return torch.einsum("nhqk,nkhd->nqhd", scores.softmax(-1), values), scores.logsumexp(-1)
 
     (first, first_lse), (second, second_lse) = attended(k, v), attended(more_k, more_v)
-    out = first.to(dtype)
-    merge_attention(out, first_lse.float(), second.to(dtype), second_lse.float())
+    out = first.to(dtype).contiguous()
+    merge_attention(out, first_lse.float(), second.to(dtype).contiguous(), second_lse.float())
     expected, _ = attended(torch.cat([k, more_k], 1), torch.cat([v, more_v], 1))
     assert relative_error(out, expected) < (1e-6 if dtype == torch.float32 else 6e-4)
 
