@@ -14,6 +14,10 @@ from stock import Jobs
 
 from atenea.ledger import Ledger
 
+# Read when Triton is imported, and torch imports it when it likes: without a GPU its kernels are interpreted.
+if not any(Path("/dev").glob("nvidia[0-9]*")):
+    os.environ["TRITON_INTERPRET"] = "1"
+
 settings.register_profile("atenea", deadline=None)  # a busy machine is no failure
 settings.load_profile("atenea")
 

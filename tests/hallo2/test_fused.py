@@ -1,29 +1,23 @@
 """The fused path computes what the readable network computes, module by module, in Triton's interpreter on a CPU.
 
-The interpreter takes minutes for a whole step at the size of the golden case, so what is tested is every module at its
-coarsest resolution, and a step of a network that has all of them, at the smallest size that there is.
+The interpreter takes minutes for a step at the size of the golden case. So every module is tested with the real
+kernels, at its coarsest resolution, and the golden case with the kernels' expressions in plain torch.
 """
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
-
+import plain_kernels
 import pytest
 import torch
-
-# Read when a kernel is defined: without a GPU the kernels are interpreted.
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
-
 from golden import relative_error, seeded
-from tiny_networks import tiny_networks, tiny_vae
+from tiny_networks import RESULTS, run, tiny_networks, tiny_vae
 from torch import Tensor
 
-from hallo2 import Hallo2Networks
+import hallo2.fused
+import hallo2.kernels
+from hallo2 import Hallo2Pipeline
 from hallo2.fused import (
     FusedAudio,
-    FusedDenoisingUNet,
     FusedResidual,
     FusedSpatial,
     FusedTemporal,
@@ -32,7 +26,6 @@ from hallo2.fused import (
     fuse_autoencoder,
 )
 from hallo2.transformers import CLIP_FRAMES, MOTION_FRAMES, to_tokens
-from hallo2.unet import Regions
 
 TOLERANCE = 1e-5
 SCALES = (0.8, 1.1, 1.4)
@@ -106,26 +99,24 @@ def test_autoencoder() -> None:
     assert relative_error(fused.encode(pixels).latent_dist.mean, expected) < TOLERANCE
 
 
-def small_networks() -> Hallo2Networks:
-    """All layers, as narrow as they can be."""
-    networks = Hallo2Networks(replace(tiny_networks().config, block_out_channels=(32, 32, 32, 32)))
-    seeded.fill(networks)
-    return networks
+@pytest.fixture
+def in_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels that are as quick as torch is. Each real one is tested against the same expressions by itself."""
+    for name in set(hallo2.kernels.__all__) - {"interleaved"}:
+        monkeypatch.setattr(hallo2.fused, name, getattr(plain_kernels, name))
 
 
-def test_a_step_without_guidance() -> None:
+@pytest.mark.usefixtures("in_plain_torch")
+def test_the_golden_case_in_the_fused_path() -> None:
     """All layers in their places: skip connections, biases added ahead, shifts, the order of the frames."""
-    networks = small_networks()
-    unet, face_tokens = networks.denoising_unet, drawn("face", 2, 4, 48)
-    features = networks.reference_unet(drawn("portrait", 1, 4, 8, 8).repeat(2, 1, 1, 1), face_tokens)
-    motion = networks.reference_unet(drawn("motion", MOTION_FRAMES, 4, 8, 8), face_tokens)
-    masks = tuple(tuple(drawn(f"{r}.{k}", 1, (8 // 2**k) ** 2).sigmoid() for k in range(4)) for r in range(3))
-    given = features, face_tokens[1:], Regions(masks, SCALES)
-    audio_tokens, face_features = drawn("audio", CLIP_FRAMES, 6, 40), drawn("locator", 1, 32, 8, 8)
-    latents, timestep = drawn("latents", CLIP_FRAMES, 4, 8, 8), torch.tensor([499])
+    pipeline = Hallo2Pipeline(tiny_networks(), tiny_vae(), fused=True)
+    for number, clip in enumerate(run(pipeline)):
+        assert relative_error(clip.latents, RESULTS[f"clip{number}.latents"]) < 1e-3
+        assert relative_error(clip.frames, RESULTS[f"clip{number}.frames"]) < 1e-3
 
-    contexts = unet.clip_contexts(unet.portrait_contexts(*given), motion, audio_tokens)
-    expected = unet(latents, timestep, contexts, face_features)
-    fused = FusedDenoisingUNet(small_networks().denoising_unet)
-    contexts = fused.clip_contexts(fused.portrait_contexts(*given), motion, audio_tokens)
-    assert relative_error(fused(latents, timestep, contexts, face_features), expected) < 1e-4
+
+@pytest.mark.usefixtures("in_plain_torch")
+def test_without_guidance_in_the_fused_path() -> None:
+    fused = next(run(Hallo2Pipeline(tiny_networks(), tiny_vae(), fused=True), guidance_scale=1.0))
+    plain = next(run(Hallo2Pipeline(tiny_networks(), tiny_vae(), fused=False), guidance_scale=1.0))
+    assert relative_error(fused.latents, plain.latents) < 1e-3

@@ -5,15 +5,10 @@ Without a GPU it runs in Triton's interpreter: every line of it, on numpy instea
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
 from hallo2.kernels import geglu, interleaved
 from hallo2.kernels.geglu import GEGLU_TILES

@@ -5,16 +5,11 @@ Without a GPU they are computed in Triton's interpreter: every line, on numpy in
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
 from hallo2.kernels import speech_weights
 from hallo2.kernels.speech import SPEECH_TILES

@@ -5,15 +5,10 @@ Without a GPU they run in Triton's interpreter: every line of them, on numpy ins
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
 from hallo2.kernels import (
     add_bias,
