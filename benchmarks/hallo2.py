@@ -42,7 +42,7 @@ class Figures:
     Attributes:
         load_seconds: to make the networks and fill them (drawn, not read from a disk).
         step_seconds: of one call of the denoising UNet, both halves.
-        step_tflop: what that call computes.
+        step_tflop: what that call computes in torch's operations; its counter does not see this project's kernels.
         step_kernels: how many kernels it starts, with a GPU.
         portrait_seconds: everything that is computed once for a video.
         motion_seconds: the reference UNet over the motion frames, once a clip.

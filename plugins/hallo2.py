@@ -68,11 +68,12 @@ PACKAGES = {
 
 CLIP_FRAMES = 16
 
-WEIGHTS_GIB = 5.3
+WEIGHTS_GIB = 5.0
 """GPU memory of all loaded networks with 2 bytes a number."""
 
-ACTIVATIONS_GIB = 1.3
-"""GPU memory of one render on top of that, at 512 x 512 with 2 bytes a number; it grows with the number of pixels."""
+ACTIVATIONS_GIB = 2.0
+"""GPU memory of one render on top of that, at 512 x 512 with 2 bytes a number; it grows with the number of pixels. Both
+are measured (docs/benchmarks.md)."""
 
 _GIB = 1 << 30
 _VOCALS_RATE = 44_100
@@ -407,6 +408,11 @@ class _DecodeBatch:
         if note.exists():
             self.size = min(configured, int(note.read_text()))
 
+    @property
+    def how(self) -> str:
+        """In words."""
+        return "one by one" if self.size == 1 else f"{self.size} at once"
+
     def halve(self) -> bool:
         """Note it for the next attempt; False if there is nothing to halve."""
         if self.size == 1:
@@ -436,7 +442,7 @@ def _out_of_memory_told(options: Options, batch: _DecodeBatch) -> Iterator[None]
         )
         if batch.halve():
             raise TransientError(
-                f"the GPU ran out of memory: {needed}; {batch.size} frames at once are decoded from now on ({said})"
+                f"the GPU ran out of memory: {needed}; from now on frames are decoded {batch.how} ({said})"
             ) from error
         raise PermanentError(
             f"the GPU has too little memory, even with frames decoded one by one: {needed}; choose a smaller width and "

@@ -18,6 +18,9 @@ from atenea.ledger import Ledger
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ["TRITON_INTERPRET"] = "1"
 
+# There is a worker for each core already. Processes that tests start take it over.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile("atenea", deadline=None)  # a busy machine is no failure
 settings.load_profile("atenea")
 
