@@ -10,11 +10,15 @@ random: how the person looks has to come from the portrait, and so errors do not
 
 from __future__ import annotations
 
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,6 +75,7 @@ class Hallo2Pipeline:
         networks: the five Hallo2 networks.
         vae: between pixels and latents.
         decode_batch_size: how many frames are decoded at once; less takes less memory.
+        fused: whether the denoising UNet runs in fused kernels (`hallo2.fused`).
         noise_dtype: in which noise is drawn; the networks', as in the published code, if nothing else is set.
     """
 
@@ -88,8 +93,8 @@ class Hallo2Pipeline:
             networks: the five networks; their convolutions' weights are laid out anew.
             vae: the autoencoder, likewise.
             decode_batch_size: see the attribute.
-            fused: whether the denoising UNet runs in fused kernels (`hallo2.fused`); None for where they can, on CUDA
-                with Triton.
+            fused: see the attribute; None for where they can run: on CUDA, with Triton, a C compiler and Python's
+                headers.
         """
         for module in (networks, vae):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch does not declare it
@@ -99,7 +104,8 @@ class Hallo2Pipeline:
         self.decode_batch_size = decode_batch_size
         self.noise_dtype = self.dtype
         self.denoiser: Denoiser = networks.denoising_unet
-        if _can_fuse(self.device) if fused is None else fused:
+        self.fused = _can_fuse(self.device) if fused is None else fused
+        if self.fused:
             from hallo2.fused import FusedDenoisingUNet, fuse_autoencoder  # noqa: PLC0415 - needs Triton
 
             self.denoiser = FusedDenoisingUNet(networks.denoising_unet)
@@ -264,7 +270,14 @@ class Hallo2Pipeline:
 
 
 def _can_fuse(device: torch.device) -> bool:
-    return device.type == "cuda" and find_spec("triton") is not None
+    """Whether Triton's kernels run there; for what launches them it compiles a little C against Python's headers."""
+    compilers = (os.environ.get("CC", "cc"), "gcc", "clang")
+    return (
+        device.type == "cuda"
+        and find_spec("triton") is not None
+        and any(shutil.which(compiler) for compiler in compilers)
+        and Path(sysconfig.get_path("include"), "Python.h").is_file()
+    )
 
 
 def _check(portrait: Portrait, num_inference_steps: int, motion_scale: Sequence[float], mask_rate: float) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import platform
 import re
 import time
@@ -220,6 +221,7 @@ def render(job: Job, wav: Path, ctx: Context) -> Path:
         seconds_per_clip=pace.seconds_per_clip,
         peak_memory_gib=_peak_memory_gib(options),
         load_seconds=engine.load_seconds,
+        fused=engine.pipeline.fused,
         warnings=list(warnings),
     )
     return target
@@ -341,6 +343,8 @@ def _loaded(key: tuple[Any, ...], models: Path, device: torch.device, ctx: Conte
     from hallo2.weights import load_wav2vec  # noqa: PLC0415 - likewise
 
     ctx.progress(0.0, "loading the models")
+    # Compiled kernels are kept, so that a daemon that starts again need not wait for them.
+    os.environ.setdefault("TRITON_CACHE_DIR", str(ctx.cache / "triton"))
     began = time.monotonic()
     try:
         dtype = getattr(torch, _options(ctx).precision)

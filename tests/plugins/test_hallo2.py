@@ -122,6 +122,7 @@ def test_report(render, make_wav, bundle):
         "seed": 7,
         "clips": 2,
         "peak_memory_gib": None,
+        "fused": False,
         "fps": 25,
         "dtype": "float32",
         "device": f"{os.uname().machine} CPU",
