@@ -93,8 +93,8 @@ class Hallo2Pipeline:
             networks: the five networks; their convolutions' weights are laid out anew.
             vae: the autoencoder, likewise.
             decode_batch_size: see the attribute.
-            fused: see the attribute; None for where they can run: on CUDA, with Triton, a C compiler and Python's
-                headers.
+            fused: see the attribute; None for where they can run: on Hopper GPUs, with Triton, a C compiler and
+                Python's headers.
         """
         for module in (networks, vae):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch does not declare it
@@ -270,10 +270,14 @@ class Hallo2Pipeline:
 
 
 def _can_fuse(device: torch.device) -> bool:
-    """Whether Triton's kernels run there; for what launches them it compiles a little C against Python's headers."""
+    """Whether the kernels run there: their tiles are cut for Hopper's memories, the only GPUs that they were tried on.
+
+    For what launches them, Triton compiles a little C against Python's headers.
+    """
     compilers = (os.environ.get("CC", "cc"), "gcc", "clang")
     return (
         device.type == "cuda"
+        and torch.cuda.get_device_capability(device)[0] == 9
         and find_spec("triton") is not None
         and any(shutil.which(compiler) for compiler in compilers)
         and Path(sysconfig.get_path("include"), "Python.h").is_file()
