@@ -5,7 +5,7 @@ It reads like that module and takes its weights over. What it does differently i
 - Hidden states are tokens (n, h * w, c) from end to end; convolutions see the same memory as channels-last pictures.
 - Queries, keys and values come from one product, and so do the time shifts of all residual blocks.
 - A convolution's bias is added where its output is read next: with the time shift in the group norm, or with the sum.
-- Norms take residual, SiLU and positions along, linear maps the gate of GEGLU and the residual (`hallo2.kernels`).
+- Norms take residual, SiLU and positions along, and GEGLU's linear map its gate (`hallo2.kernels`).
 - A transformer's last two linear maps, out of the feed-forward and out of the transformer, are one, and it is added to
   the picture in place. Its bias is added ahead, by the residual block, and taken off again where a norm reads.
 - The four face tokens do not change during a video, the audio tokens not during a clip: the projections of queries and
@@ -209,8 +209,7 @@ class FusedSpatial:
 
     def _tokens(self, x: Tensor, context: FusedSpatialContext) -> Tensor:
         transformer, block = self.transformer, self.block
-        seen = grouped(transformer.norm, x, shift=self.shift)
-        tokens = functional.linear(seen, transformer.proj_in.matrix, transformer.proj_in.bias)
+        tokens = transformer.proj_in(grouped(transformer.norm, x, shift=self.shift))
         _, hidden = normed(block.norm1, tokens)
         attended = self._self_attention(functional.linear(hidden, self.qkv), context.reference)
         tokens.flatten(0, 1).addmm_(attended.flatten(0, 1), block.attn1.to_out[0].weight.t())
@@ -325,8 +324,7 @@ class FusedAudio:
     def _spoken(self, x: Tensor, speech: FusedSpeechContext, region: FusedRegionContext) -> tuple[Tensor, Tensor]:
         """The tokens after self-attention, and what the speech adds to those of the conditional half."""
         transformer, block = self.transformer, self.block
-        seen = grouped(transformer.norm, x, shift=self.shift)
-        tokens = functional.linear(seen, transformer.proj_in.matrix, transformer.proj_in.bias)
+        tokens = transformer.proj_in(grouped(transformer.norm, x, shift=self.shift))
         _, hidden = normed(block.norm1, tokens)
         heads = block.attn1.heads
         attended, _ = attend(*functional.linear(hidden, self.qkv).chunk(3, dim=-1), heads=heads)
@@ -401,8 +399,8 @@ class FusedTemporal:
         return tokens, self.second.project(attended)
 
     def _tokens(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
-        proj_in = self.transformer.proj_in
-        return functional.linear(grouped(self.transformer.norm, x, shift=shift), proj_in.weight, proj_in.bias)
+        tokens: Tensor = self.transformer.proj_in(grouped(self.transformer.norm, x, shift=shift))
+        return tokens
 
 
 @dataclass(frozen=True)
@@ -456,11 +454,12 @@ class FusedDenoisingUNet:
         self.down = [[FusedLayer(block, i) for i in range(len(block.resnets))] for block in unet.down_blocks]
         self.middle = [FusedLayer(unet.mid_block, i) for i in range(len(unet.mid_block.resnets))]
         self.up = [[FusedLayer(block, i) for i in range(len(block.resnets))] for block in unet.up_blocks]
-        self.layers = [layer for layers in (*self.down, self.middle, *self.up) for layer in layers]
+        layers = [layer for layers in (*self.down, self.middle, *self.up) for layer in layers]
+        self.conditioned = [layer for layer in layers if layer.has_transformers]
         for block in (*unet.down_blocks, *unet.up_blocks):
             if not block.attentions:
                 block.motion_modules.to("meta")  # they are never run
-        blocks = [layer.residual.block for layer in self.layers]
+        blocks = [layer.residual.block for layer in layers]
         self.shift_weight = packed(*(block.time_emb_proj for block in blocks))
         self.shift_bias = torch.cat([block.time_emb_proj.bias + bias_of(block.conv1) for block in blocks])
         self.shift_sizes = [block.time_emb_proj.out_features for block in blocks]
@@ -470,13 +469,11 @@ class FusedDenoisingUNet:
     ) -> list[FusedPortraitContext]:
         """See `DenoisingUNet.portrait_contexts`."""
         contexts = []
-        layers = [layer for layer in self.layers if layer.has_transformers]
-        for layer, reference in zip(layers, features, strict=True):
-            masks = [pyramid[layer.level].unsqueeze(-1) for pyramid in regions.masks]
+        for layer, reference in zip(self.conditioned, features, strict=True):
             contexts.append(
                 FusedPortraitContext(
                     layer.spatial.context(to_tokens(reference), face_tokens),
-                    layer.audio.region(masks, regions.motion_scale),
+                    layer.audio.region(regions.at(layer.level), regions.motion_scale),
                 )
             )
         return contexts
@@ -485,7 +482,6 @@ class FusedDenoisingUNet:
         self, portrait: Sequence[FusedPortraitContext], motion: Sequence[Tensor], audio_tokens: Tensor
     ) -> list[FusedClipContext]:
         """See `DenoisingUNet.clip_contexts`."""
-        layers = [layer for layer in self.layers if layer.has_transformers]
         return [
             FusedClipContext(
                 video.spatial,
@@ -493,7 +489,7 @@ class FusedDenoisingUNet:
                 layer.audio.speech(by_parity(audio_tokens)),
                 layer.temporal.motion(to_tokens(frames).contiguous()),
             )
-            for layer, video, frames in zip(layers, portrait, motion, strict=True)
+            for layer, video, frames in zip(self.conditioned, portrait, motion, strict=True)
         ]
 
     def __call__(

@@ -224,6 +224,10 @@ class Regions:
     masks: tuple[tuple[Tensor, ...], ...]
     motion_scale: tuple[float, ...]
 
+    def at(self, level: int) -> list[Tensor]:
+        """The masks of one resolution, as a factor of its tokens: full, face, lip, each (1, h * w, 1)."""
+        return [pyramid[level].unsqueeze(-1) for pyramid in self.masks]
+
 
 class Denoiser(Protocol):
     """Predicts the velocity of 16 frames' latents; see `DenoisingUNet`, which is the readable one."""
@@ -264,11 +268,10 @@ class DenoisingUNet(UNet[DenoisingBlock]):
         """
         contexts = []
         for (block, i), reference in zip(self.layers(), features, strict=True):
-            masks = [pyramid[block.level].unsqueeze(-1) for pyramid in regions.masks]
             contexts.append(
                 PortraitContext(
                     block.attentions[i].context(to_tokens(reference), face_tokens),
-                    block.audio_modules[i].region(masks, regions.motion_scale),
+                    block.audio_modules[i].region(regions.at(block.level), regions.motion_scale),
                 )
             )
         return contexts

@@ -7,9 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hallo2.kernels.tiles import channel_block
-
-_MULTIPROCESSORS = 132
+from hallo2.kernels.tiles import MULTIPROCESSORS, channel_block
 
 
 @triton.jit
@@ -148,7 +146,7 @@ def token_attention(
     (n, hw, c), halves = x.shape, len(keys)
     rows = n // halves * hw
     # Tall tiles read keys and values less often; flat ones keep all multiprocessors busy where there are few rows.
-    block_rows = next((size for size in (64, 32) if halves * rows >= 4 * _MULTIPROCESSORS * size), 16)
+    block_rows = next((size for size in (64, 32) if halves * rows >= 4 * MULTIPROCESSORS * size), 16)
     block_tokens = triton.next_power_of_2(tokens)
     block_heads = max(triton.next_power_of_2(heads), 16 // block_tokens)
     out = torch.empty_like(x)

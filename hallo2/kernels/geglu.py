@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from hallo2.kernels.tiles import Tile, place
+from hallo2.kernels.tiles import FLOAT32_TILE, MULTIPROCESSORS, Tile, place
 
 _GROUP = 8
 """Values, then gates, that are neighbours: as many columns as a thread's registers are apart in the accumulator."""
@@ -20,8 +20,6 @@ _GROUP = 8
 GEGLU_TILES = (Tile(128, 256, 64, 8, 3, 132), Tile(64, 128, 64, 4, 3, 264))
 """For half precision: the fastest of eight on an H200, and one for few tokens. Columns count values and gates."""
 
-_FLOAT32_TILE = Tile(64, 64, 16, 8, 2, 264)
-_MULTIPROCESSORS = 132
 _NEIGHBOURS = 8
 
 
@@ -98,9 +96,9 @@ def interleaved(x: Tensor) -> Tensor:
 
 def _geglu_tile(m: int, n: int, dtype: torch.dtype) -> Tile:
     if dtype == torch.float32:
-        return _FLOAT32_TILE
+        return FLOAT32_TILE
     wide, small = GEGLU_TILES
-    few = triton.cdiv(m, wide.m) * triton.cdiv(2 * n, wide.n) < 2 * _MULTIPROCESSORS
+    few = triton.cdiv(m, wide.m) * triton.cdiv(2 * n, wide.n) < 2 * MULTIPROCESSORS
     return small if few else wide
 
 

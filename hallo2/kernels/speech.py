@@ -15,13 +15,11 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from hallo2.kernels.tiles import Tile
+from hallo2.kernels.tiles import FLOAT32_TILE, MULTIPROCESSORS, Tile
 
 SPEECH_TILES = (Tile(128, 256, 64, 8, 3, 132), Tile(64, 128, 64, 4, 3, 264))
 """For half precision: the fastest of six on an H200, and one for few tokens."""
 
-_FLOAT32_TILE = Tile(64, 64, 16, 8, 2, 264)
-_MULTIPROCESSORS = 132
 _LOG2_E = math.log2(math.e)
 
 
@@ -71,9 +69,9 @@ def _speech_weights(
 
 def _speech_tile(rows: int, columns: int, hw: int, dtype: torch.dtype) -> Tile:
     if dtype == torch.float32:
-        return _FLOAT32_TILE
+        return FLOAT32_TILE
     large, small = SPEECH_TILES
-    few = triton.cdiv(rows, large.m) * triton.cdiv(columns, large.n) < 2 * _MULTIPROCESSORS
+    few = triton.cdiv(rows, large.m) * triton.cdiv(columns, large.n) < 2 * MULTIPROCESSORS
     return small if few or hw < large.m else large
 
 

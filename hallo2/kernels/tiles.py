@@ -7,6 +7,9 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+MULTIPROCESSORS = 132
+"""Of an H100 or H200."""
+
 
 def channel_block(c: int, most: int = 256) -> int:
     """Channels of one tile: a power of two, so that no lane idles where `c` has a large enough one as divisor.
@@ -42,6 +45,10 @@ class Tile(NamedTuple):
     num_warps: int
     num_stages: int
     programs: int
+
+
+FLOAT32_TILE = Tile(64, 64, 16, 8, 2, 264)
+"""For float32, in which products are for comparison only."""
 
 
 @triton.jit
