@@ -6,9 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from diffusers import AutoencoderKL
@@ -19,7 +17,13 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 from hallo2 import Hallo2Config, Hallo2Networks
 from hallo2.transformers import PositionTable
 
-TESTS = Path(__file__).parents[1] / "tests"
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from face_networks import astronaut, make_face_analysis
+from golden import seeded
+
+__all__ = ["TINY", "astronaut", "autoencoder", "bundle", "networks", "seeded"]
+
 TINY = Hallo2Config(
     block_out_channels=(32, 64, 64, 64),
     cross_attention_dim=48,
@@ -31,15 +35,6 @@ TINY = Hallo2Config(
     audio_tokens=6,
 )
 """To try a benchmark without a GPU."""
-
-
-def seeded() -> ModuleType:
-    """`tests/data/golden/seeded.py`."""
-    spec = spec_from_file_location("seeded", TESTS / "data" / "golden" / "seeded.py")
-    assert spec and spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def networks(config: Hallo2Config, device: torch.device, dtype: torch.dtype) -> Hallo2Networks:
@@ -78,10 +73,9 @@ def speech_encoder(*, tiny: bool) -> Wav2Vec2Model:
 def fill(module: nn.Module, prefix: str, device: torch.device, dtype: torch.dtype) -> None:
     """Give a module that was made on the device "meta" its weights."""
     tables = dict(_position_tables(module))
-    draw = seeded().seeded_parameter
 
     def drawn(name: str, shape: torch.Size) -> Tensor:
-        value = tables[name] if name in tables else draw(prefix + name, shape)
+        value = tables[name] if name in tables else seeded.seeded_parameter(prefix + name, shape)
         return value.to(device, dtype)
 
     with ThreadPoolExecutor() as threads:
@@ -92,9 +86,6 @@ def fill(module: nn.Module, prefix: str, device: torch.device, dtype: torch.dtyp
 
 def bundle(folder: Path, *, tiny: bool) -> None:
     """A bundle in the layout of the published one; in every picture it finds scikit-image's astronaut."""
-    sys.path.append(str(TESTS))
-    from face_networks import make_face_analysis  # noqa: PLC0415 - lies with the tests
-
     cpu = torch.device("cpu")
     (folder / "hallo2").mkdir(parents=True)
     made = networks(TINY if tiny else Hallo2Config(), cpu, torch.float16)

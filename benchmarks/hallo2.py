@@ -90,7 +90,7 @@ class Bench:
         self.repeats = arguments.repeats
         self.fused: bool | None = False if arguments.eager else None
         self.config = drawn.TINY if arguments.tiny else Hallo2Config()
-        self.seeded = drawn.seeded()
+        self.seeded = drawn.seeded
         self.figures = Figures(self.size, self.steps, arguments.dtype)
 
     def pipeline(self, dtype: torch.dtype) -> Hallo2Pipeline:

@@ -76,11 +76,8 @@ def run(root: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _write_job(folder: Path, seconds: float) -> None:
-    sys.path.append(str(drawn.TESTS))
-    from face_networks import astronaut  # noqa: PLC0415 - lies with the tests
-
     folder.mkdir(parents=True)
-    astronaut().save(folder / "person.png")
+    drawn.astronaut().save(folder / "person.png")
     samples = np.random.default_rng(0).normal(0, 3000, round(seconds * 16_000)).astype("<i2")
     with wave.open(str(folder / "voice.wav"), "wb") as sound:
         sound.setparams((1, 2, 16_000, 0, "NONE", ""))

@@ -77,7 +77,6 @@ ACTIVATIONS_GIB = 2.0
 are measured (docs/benchmarks.md)."""
 
 _GIB = 1 << 30
-_VOCALS_RATE = 44_100
 _ORIENTATION = 0x0112
 """The EXIF tag; from 5 on the picture lies on its side."""
 
@@ -204,7 +203,7 @@ def render(job: Job, wav: Path, ctx: Context) -> Path:
         engine.pipeline.decode_batch_size = batch.size
         portrait, warnings = _portrait(job.avatar, engine, ctx)
         heard = _vocals(job, wav, samples, ctx) if _separates(job, options) else wav
-        facts = _facts(job.avatar, heard, ctx)
+        facts = _facts(job.avatar, heard, engine, ctx)
         store = SegmentStore(ctx.workdir / "clips", facts, options.fps)
         if store.count:
             ctx.log.info("an earlier attempt is continued", clips=store.count)
@@ -219,7 +218,7 @@ def render(job: Job, wav: Path, ctx: Context) -> Path:
         dtype=options.precision,
         device=facts["device"],
         seconds_per_clip=pace.seconds_per_clip,
-        peak_memory_gib=_peak_memory_gib(options),
+        peak_memory_gib=_peak_memory_gib(engine),
         load_seconds=engine.load_seconds,
         fused=engine.pipeline.fused,
         warnings=list(warnings),
@@ -395,11 +394,11 @@ def _check_memory(options: Options, device: torch.device, *, loaded: bool) -> No
         )
 
 
-def _peak_memory_gib(options: Options) -> float | None:
+def _peak_memory_gib(engine: _Engine) -> float | None:
     """The most memory of the GPU that this render had at a time, models included; None on a CPU."""
     import torch  # noqa: PLC0415 - intake imports this file too
 
-    device = _device(options)
+    device = engine.pipeline.device
     return round(torch.cuda.max_memory_allocated(device) / _GIB, 2) if device.type == "cuda" else None
 
 
@@ -505,19 +504,21 @@ def _write_vocals(source: Path, separator: VocalSeparator, target: Path, samples
     import torch  # noqa: PLC0415 - intake imports this file too
     from av import AudioFrame, AudioResampler  # noqa: PLC0415 - only recordings pay for it
 
+    from hallo2.vocals import SAMPLE_RATE as VOCALS_RATE  # noqa: PLC0415 - intake imports this file too
+
     def progress(fraction: float) -> None:
         ctx.progress(0.0, f"taking the music out, {fraction:.0%}")
 
     with opened(source) as container:
         # One channel is not spread over two by the reader, which would lower it.
         layout = "mono" if sound_of(container, source).channels == 1 else "stereo"
-    reader = SoundReader(source, _VOCALS_RATE, layout, progress=progress)
+    reader = SoundReader(source, VOCALS_RATE, layout, progress=progress)
     resampler = AudioResampler("s16", "mono", SAMPLE_RATE)
 
     def frames() -> Iterator[AudioFrame | None]:
         for vocals in separator.stream(torch.from_numpy(piece).expand(2, -1) for piece in reader):
             frame = AudioFrame.from_ndarray(vocals.mean(0, keepdim=True).numpy(), "fltp", "mono")
-            frame.sample_rate = _VOCALS_RATE
+            frame.sample_rate = VOCALS_RATE
             yield frame
         yield None
 
@@ -603,7 +604,7 @@ def _restored(store: SegmentStore) -> ClipState | None:
     return None if store.state is None else ClipState.from_tensors(load(store.state))
 
 
-def _facts(avatar: Path, heard: Path, ctx: Context) -> dict[str, Any]:
+def _facts(avatar: Path, heard: Path, engine: _Engine, ctx: Context) -> dict[str, Any]:
     """All that shapes the video: clips are gone on with only where none of it has changed.
 
     How many frames are decoded at once is not among it: an attempt that ran out of memory would have to start over.
@@ -611,7 +612,7 @@ def _facts(avatar: Path, heard: Path, ctx: Context) -> dict[str, Any]:
     import torch  # noqa: PLC0415 - intake imports this file too
 
     options = _options(ctx)
-    device = _device(options)
+    device = engine.pipeline.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
     irrelevant = {"models", "decode_batch_size", "keep_loaded_seconds", "device", "dtype"}
     return {
