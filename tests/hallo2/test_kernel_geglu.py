@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from kernel_checks import DEVICE, assert_close, normal
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,25 +15,10 @@ from hallo2.kernels import geglu, interleaved
 from hallo2.kernels.geglu import GEGLU_TILES
 from hallo2.kernels.tiles import Tile
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-# Relative errors ||out - expected|| / ||expected||. Rounding the result alone costs 2.1e-4 in float16.
-BOUNDS = {torch.float32: 1e-6, torch.float16: 4e-4}
-
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-def normal(*shape: int, dtype: torch.dtype = torch.float32, std: float = 1.0) -> Tensor:
-    """Random numbers, where the kernels run."""
-    return (torch.randn(shape) * std).to(DEVICE, dtype)
-
-
-def assert_close(out: Tensor, expected: Tensor) -> None:
-    assert out.shape == expected.shape
-    assert float((out.double() - expected).norm() / expected.norm()) < BOUNDS[out.dtype]
 
 
 def gated(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

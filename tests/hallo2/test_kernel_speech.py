@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from einops import rearrange
+from kernel_checks import assert_close, normal
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,25 +16,10 @@ from hallo2.kernels import speech_weights
 from hallo2.kernels.speech import SPEECH_TILES
 from hallo2.kernels.tiles import Tile
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-# Relative errors ||out - expected|| / ||expected||. Rounding the result alone costs 2.1e-4 in float16.
-BOUNDS = {torch.float32: 1e-6, torch.float16: 4e-4}
-
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-def normal(*shape: int, dtype: torch.dtype = torch.float32, std: float = 1.0) -> Tensor:
-    """Random numbers, where the kernels run."""
-    return (torch.randn(shape) * std).to(DEVICE, dtype)
-
-
-def assert_close(out: Tensor, expected: Tensor) -> None:
-    assert out.shape == expected.shape
-    assert float((out.double() - expected).norm() / expected.norm()) < BOUNDS[out.dtype]
 
 
 def weighed(normed: Tensor, keys: Tensor, weights: Tensor, heads: int, tokens: int) -> Tensor:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from golden import relative_error
+from kernel_checks import DEVICE, assert_close, normal
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,12 +23,7 @@ from hallo2.kernels import (
 from hallo2.kernels.temporal import Rows
 from hallo2.kernels.tiles import channel_block
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = (torch.float32, torch.float16)
-
-# Relative errors ||out - expected|| / ||expected||. Rounding the result alone costs 2.1e-4 in float16 and 1.7e-3 in
-# bfloat16; what is multiplied and rounded before, as softmax weights are, as much again.
-BOUNDS = {torch.float32: 1e-6, torch.float16: 4e-4, torch.bfloat16: 4e-3}
 
 
 @pytest.fixture(autouse=True)
@@ -34,25 +31,10 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def normal(*shape: int, dtype: torch.dtype = torch.float32, mean: float = 0.0, std: float = 1.0) -> Tensor:
-    """Random numbers, where the kernels run."""
-    return (torch.randn(shape) * std + mean).to(DEVICE, dtype)
-
-
-def relative_error(out: Tensor, expected: Tensor) -> float:
-    assert out.shape == expected.shape
-    return float((out.double() - expected).norm() / expected.norm())
-
-
 def split(x: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
     """One dimension as several."""
     dim %= x.dim()
     return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
-
-
-def assert_close(out: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
-    assert out.dtype == dtype
-    assert relative_error(out, expected) < BOUNDS[dtype]
 
 
 def group_normed(x: Tensor, weight: Tensor, bias: Tensor, eps: float, groups: int = 32) -> Tensor:
