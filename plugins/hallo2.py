@@ -37,7 +37,7 @@ from pydantic import (
     model_validator,
 )
 
-from atenea import Context, Job, PermanentError, PluginOptions, TransientError, durable, hookimpl
+from atenea import Context, Job, PermanentError, TransientError, durable, hookimpl
 from atenea.durations import spoken_duration
 from atenea.media.audio import SAMPLE_RATE, SoundReader, frame_count, keeps_time, opened, sound_of, wav_info
 from atenea.media.pictures import FORMATS
@@ -45,6 +45,7 @@ from atenea.media.segments import SegmentEncoder, SegmentStore, join_segments
 from atenea.models import missing_files
 from atenea.models.lockfile import read_lock
 from atenea.models.manifest import wanted_paths
+from atenea.options import SquareVideoOptions
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +110,7 @@ Crop = Annotated[Literal["face", "none"] | tuple[NonNegativeInt, NonNegativeInt,
 Box = tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat, NonNegativeFloat]
 
 
-class Options(PluginOptions):
+class Options(SquareVideoOptions):
     """Options of the plugin; those of the networks have the names and defaults of the published configuration.
 
     Attributes:
@@ -117,8 +118,6 @@ class Options(PluginOptions):
         guidance_scale: how much the speech and the face steer; up to 1 there is no guidance, which is twice as fast.
         seed: of the random numbers: the same seed gives the same video.
         fps: frames per second; the networks were trained with 25.
-        width: of the video; the same as the height, a multiple of 64.
-        height: of the video.
         pose_weight: how much the speech moves the head.
         face_weight: how much it moves the face.
         lip_weight: how much it moves the lips.
@@ -141,8 +140,6 @@ class Options(PluginOptions):
     guidance_scale: float = Field(3.5, ge=0, le=100)
     seed: int = Field(42, ge=0, lt=1 << 63)
     fps: int = Field(25, ge=1, le=60)
-    width: int = Field(512, ge=64, le=2048, multiple_of=64)
-    height: int = Field(512, ge=64, le=2048, multiple_of=64)
     pose_weight: float = Field(1.0, ge=0, le=100)
     face_weight: float = Field(1.0, ge=0, le=100)
     lip_weight: float = Field(1.0, ge=0, le=100)
@@ -159,8 +156,6 @@ class Options(PluginOptions):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.width != self.height:
-            raise ValueError(f"width and height must be equal, not {self.width} and {self.height}")
         if self.face_box and (self.face_box[0] >= self.face_box[2] or self.face_box[1] >= self.face_box[3]):
             raise ValueError(f"face_box must be left, top, right and bottom of a face, not {list(self.face_box)}")
         return self

@@ -12,19 +12,19 @@ import wave
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.Image import Resampling
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from atenea import Context, Job, PermanentError, PluginOptions, TimedText, hookimpl
+from atenea import Context, Job, PermanentError, TimedText, hookimpl
 from atenea.media.audio import SAMPLE_RATE, frame_count, wav_info
 from atenea.media.avatar import MOUTH_BOX, talking_avatar
 from atenea.media.mux import VideoWriter, yuv420p
 from atenea.media.pictures import load_avatar, square
+from atenea.options import SquareVideoOptions
 from atenea.speech_timing import spread_words, unspaced
 
 needs = {"cpu"}
@@ -41,26 +41,16 @@ Planes = NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont
 
 
-class Options(PluginOptions):
+class Options(SquareVideoOptions):
     """Options of the plugin.
 
     Attributes:
-        width: of the video; the same as the height, a multiple of 64.
-        height: of the video.
         fps: frames per second.
         font: a font file for the words, for scripts that the fonts of this machine lack.
     """
 
-    width: int = Field(512, ge=64, le=2048, multiple_of=64)
-    height: int = Field(512, ge=64, le=2048, multiple_of=64)
     fps: int = Field(25, ge=1, le=60)
     font: Path | None = None
-
-    @model_validator(mode="after")
-    def _square(self) -> Self:
-        if self.width != self.height:
-            raise ValueError(f"width and height must be equal, not {self.width} and {self.height}")
-        return self
 
 
 @hookimpl

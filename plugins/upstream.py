@@ -27,10 +27,11 @@ import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 from structlog.typing import FilteringBoundLogger
 
-from atenea import Context, Job, PermanentError, PluginOptions, TransientError, hookimpl
+from atenea import Context, Job, PermanentError, TransientError, hookimpl
 from atenea.media.audio import frame_count, opened, wav_info
 from atenea.media.mux import VideoWriter, check_video, picture_of
 from atenea.media.pictures import load_avatar
+from atenea.options import SquareVideoOptions
 
 needs = {"gpu"}
 
@@ -89,7 +90,7 @@ def _absolute(path: Path) -> Path:
 Folder = Annotated[Path, AfterValidator(_absolute)]
 
 
-class Options(PluginOptions):
+class Options(SquareVideoOptions):
     """Options of the plugin. Names and defaults are those of the published configuration where it has them.
 
     Attributes:
@@ -104,8 +105,6 @@ class Options(PluginOptions):
         lip_weight: how much it moves the lips.
         face_expand_ratio: by how much the box around the face is grown.
         mask_rate: the part of the last frames' background that is hidden from the next clip.
-        width: of the video; the same as the height, a multiple of 64.
-        height: of the video.
         fps: the published code writes 25 frames per second and no others.
         seed: fixed in the published code.
     """
@@ -123,15 +122,11 @@ class Options(PluginOptions):
     lip_weight: float = Field(1.0, ge=0)
     face_expand_ratio: float = Field(1.2, gt=0)
     mask_rate: float = Field(0.25, ge=0, le=1)
-    width: int = Field(512, ge=64, le=2048, multiple_of=64)
-    height: int = Field(512, ge=64, le=2048, multiple_of=64)
     fps: int = FPS
     seed: int = SEED
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.width != self.height:
-            raise ValueError(f"width and height must be equal, not {self.width} and {self.height}")
         if self.fps != FPS:
             raise ValueError(f"fps must be {FPS}, not {self.fps}: the published code writes no other video")
         if self.seed != SEED:
