@@ -9,8 +9,18 @@ from torch.nn import functional
 
 
 def group_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, *, groups: int = 32, eps: float, silu: bool, shift: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    groups: int = 32,
+    eps: float,
+    silu: bool,
+    shift: Tensor | None = None,
+    beside: Tensor | None = None,
 ) -> Tensor:
+    if beside is not None:
+        x = torch.cat([x, beside], dim=-1)
     if shift is not None:
         x = x + (shift if shift.dim() == 1 else shift[:, None])
     out = functional.group_norm(x.transpose(1, 2).contiguous(), groups, weight, bias, eps).transpose(1, 2)

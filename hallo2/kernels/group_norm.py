@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -23,13 +25,22 @@ _TILE = 4096
 
 
 @triton.jit
+def _source(x_ptr: tl.tensor, beside_ptr: tl.tensor, first: int, c: int, own_c: int) -> tuple[tl.tensor, int, int]:
+    """Of x and the picture whose channels follow x's, the one with this channel: where, how wide, its first channel."""
+    of_x = first < own_c
+    return tl.where(of_x, x_ptr, beside_ptr), tl.where(of_x, own_c, c - own_c), tl.where(of_x, 0, own_c)
+
+
+@triton.jit
 def _statistics(
-    x_ptr: tl.tensor,  # (n, hw, c)
+    x_ptr: tl.tensor,  # (n, hw, own_c)
+    beside_ptr: tl.tensor,  # (n, hw, c - own_c)
     shift_ptr: tl.tensor,  # (n or 1, c)
     mean_ptr: tl.tensor,  # (n, chunks, c) float32
     m2_ptr: tl.tensor,  # (n, chunks, c) float32, the sum of squared deviations from the mean
     hw: int,
     c: int,
+    own_c: int,
     chunk_rows: int,
     shift_stride: int,
     has_shift: tl.constexpr,
@@ -42,7 +53,9 @@ def _statistics(
     inside = channels < c
     start = chunk * chunk_rows
     stop = tl.minimum(start + chunk_rows, hw)
-    picture_ptr = x_ptr + n.to(tl.int64) * hw * c
+    source_ptr, width, first_channel = _source(x_ptr, beside_ptr, tl.program_id(0) * block_c, c, own_c)
+    source_ptr += n.to(tl.int64) * hw * width
+    columns = channels - first_channel
     shift = tl.zeros([block_c], tl.float32)
     if has_shift:
         shift = tl.load(shift_ptr + n * shift_stride + channels, mask=inside, other=0.0).to(tl.float32)
@@ -55,7 +68,7 @@ def _statistics(
     for first in range(start, stop, block_rows):
         rows = first + tl.arange(0, block_rows)
         valid = (rows < stop)[:, None] & inside[None, :]
-        x = tl.load(picture_ptr + rows[:, None] * c + channels[None, :], mask=valid, other=0.0).to(tl.float32)
+        x = tl.load(source_ptr + rows[:, None] * width + columns[None, :], mask=valid, other=0.0).to(tl.float32)
         x += shift[None, :]
         seen += 1.0
         deviation = tl.where(valid, x - mean, 0.0)
@@ -111,7 +124,8 @@ def _combine(
 
 @triton.jit
 def _normalise(
-    x_ptr: tl.tensor,  # (n, hw, c)
+    x_ptr: tl.tensor,  # (n, hw, own_c)
+    beside_ptr: tl.tensor,  # (n, hw, c - own_c)
     out_ptr: tl.tensor,  # (n, hw, c)
     weight_ptr: tl.tensor,  # (c,)
     bias_ptr: tl.tensor,  # (c,)
@@ -120,6 +134,7 @@ def _normalise(
     group_scale_ptr: tl.tensor,  # (n, groups) float32
     hw: int,
     c: int,
+    own_c: int,
     groups: int,
     chunk_rows: int,
     shift_stride: int,
@@ -134,7 +149,8 @@ def _normalise(
     The programs go backwards through memory: what the first launch read last is still in the L2 cache.
     """
     chunk, n = tl.num_programs(1) - 1 - tl.program_id(1), tl.num_programs(2) - 1 - tl.program_id(2)
-    channels = (tl.num_programs(0) - 1 - tl.program_id(0)) * block_c + tl.arange(0, block_c)
+    first = (tl.num_programs(0) - 1 - tl.program_id(0)) * block_c
+    channels = first + tl.arange(0, block_c)
     inside = channels < c
     group = n * groups + channels // group_c
     mean = tl.load(group_mean_ptr + group, mask=inside, other=0.0)
@@ -147,17 +163,20 @@ def _normalise(
 
     start = chunk * chunk_rows
     stop = tl.minimum(start + chunk_rows, hw)
+    source_ptr, width, first_channel = _source(x_ptr, beside_ptr, first, c, own_c)
+    source_ptr += n.to(tl.int64) * hw * width
+    columns = channels - first_channel
     picture = n.to(tl.int64) * hw * c
-    for first in range(start, stop, block_rows):
-        rows = first + tl.arange(0, block_rows)
-        at = rows[:, None] * c + channels[None, :]
+    for first_row in range(start, stop, block_rows):
+        rows = first_row + tl.arange(0, block_rows)
         valid = (rows < stop)[:, None] & inside[None, :]
-        x = tl.load(x_ptr + picture + at, mask=valid, other=0.0).to(tl.float32)
+        x = tl.load(source_ptr + rows[:, None] * width + columns[None, :], mask=valid, other=0.0).to(tl.float32)
         # In the same order as in the statistics, so that what has no variance comes out as exactly the bias.
         y = (x + shift[None, :] - mean[None, :]) * scale[None, :] + bias[None, :]
         if silu:
             y = y / (1.0 + tl.exp(tl.minimum(-y, 80.0)))  # no infinity, also where lanes are idle
-        tl.store(out_ptr + picture + at, y.to(out_ptr.dtype.element_ty), mask=valid)
+        at = picture + rows[:, None] * c + channels[None, :]
+        tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=valid)
 
 
 def group_norm(
@@ -169,43 +188,49 @@ def group_norm(
     eps: float,
     silu: bool,
     shift: Tensor | None = None,
+    beside: Tensor | None = None,
 ) -> Tensor:
     """silu(group_norm(x + shift)), each picture by itself, in three launches, of which the second is tiny.
 
-    The shift stands for the bias and the time embedding that a convolution before would add: it is part of the
-    statistics. The first launch reads x and leaves mean and squared deviations of every channel and chunk of rows, a
-    hundredth of x; the second combines those of each group; the third reads x again and writes the result. Combining
-    in the third launch would save the second, but costs it the registers that keep loads in flight. Statistics come
-    from deviations, never from sums of squares, so they are as exact as a two-pass algorithm in float32.
+    With `beside`, x has its channels too, behind its own, without being copied together with them. The shift stands for
+    the bias and the time embedding that a convolution before would add: it is part of the statistics.
+
+    The first launch reads x and leaves mean and squared deviations of every channel and chunk of rows, a hundredth of
+    x; the second combines those of each group; the third reads x again and writes the result. Combining in the third
+    launch would save the second, but costs it the registers that keep loads in flight. Statistics come from deviations,
+    never from sums of squares, so they are as exact as a two-pass algorithm in float32.
 
     Args:
-        x: (n, hw, c), contiguous, fewer than 2**31 elements a picture.
+        x: (n, hw, c), contiguous, fewer than 2**31 elements a picture; or the first of its channels.
         weight: (c,), contiguous.
         bias: (c,), contiguous.
         groups: a divisor of c.
         eps: added to the variance.
         silu: whether x * sigmoid(x) follows.
         shift: (c,), (1, c) or (n, c), contiguous; added to x before everything else.
+        beside: the other channels of x, (n, hw, others), contiguous. No tile may have channels of both: x's own are a
+            multiple of the tile's width.
 
     Returns:
         (n, hw, c) in x's dtype.
     """
-    n, hw, c = x.shape
-    block_c = channel_block(c)
+    n, hw, own_c = x.shape
+    c = own_c if beside is None else own_c + beside.shape[-1]
+    block_c = channel_block(math.gcd(own_c, c))
     block_rows = _TILE // block_c
     blocks = triton.cdiv(c, block_c)
     chunks = min(triton.cdiv(_PROGRAMS, n * blocks), triton.cdiv(hw, block_rows), _CHUNKS)
     chunk_rows = triton.cdiv(triton.cdiv(hw, chunks), block_rows) * block_rows
     chunks = triton.cdiv(hw, chunk_rows)
 
-    out = torch.empty_like(x)
+    out = x.new_empty(n, hw, c)
     mean, m2 = torch.empty((2, n, chunks, c), dtype=torch.float32, device=x.device)
     group_mean, group_scale = torch.empty((2, n, groups), dtype=torch.float32, device=x.device)
     shifted = x if shift is None else shift
     shift_stride = c if shift is not None and shift.dim() == 2 and len(shift) == n else 0
     grid = (blocks, chunks, n)
     _statistics[grid](
-        *(x, shifted, mean, m2, hw, c, chunk_rows, shift_stride),
+        *(x, x if beside is None else beside, shifted, mean, m2, hw, c, own_c, chunk_rows, shift_stride),
         has_shift=shift is not None,
         block_rows=block_rows,
         block_c=block_c,
@@ -223,7 +248,8 @@ def group_norm(
         num_warps=4,
     )
     _normalise[grid](
-        *(x, out, weight, bias, shifted, group_mean, group_scale, hw, c, groups, chunk_rows, shift_stride),
+        *(x, x if beside is None else beside, out, weight, bias, shifted, group_mean, group_scale),
+        *(hw, c, own_c, groups, chunk_rows, shift_stride),
         group_c=c // groups,
         has_shift=shift is not None,
         silu=silu,

@@ -13,19 +13,19 @@ from golden import relative_error, seeded
 from tiny_networks import RESULTS, run, tiny_networks, tiny_vae
 from torch import Tensor
 
-import hallo2.fused
 import hallo2.kernels
 from hallo2 import Hallo2Pipeline
-from hallo2.fused import (
-    FusedAudio,
-    FusedResidual,
-    FusedSpatial,
-    FusedTemporal,
-    bias_of,
-    by_parity,
-    fuse_autoencoder,
-)
+from hallo2.fused import audio, fuse_autoencoder, operations, residual, spatial, tail, temporal
+from hallo2.fused.audio import FusedAudio
+from hallo2.fused.operations import bias_of, by_parity
+from hallo2.fused.residual import FusedResidual
+from hallo2.fused.spatial import FusedSpatial
+from hallo2.fused.temporal import FusedTemporal
 from hallo2.transformers import CLIP_FRAMES, MOTION_FRAMES, to_tokens
+from hallo2.upsample import PhasedUpsample
+
+FUSED = (audio, operations, residual, spatial, tail, temporal)
+"""The modules that call kernels."""
 
 TOLERANCE = 1e-5
 SCALES = (0.8, 1.1, 1.4)
@@ -89,11 +89,47 @@ def test_residual_block(level: int, i: int) -> None:
     assert relative_error(out, to_tokens(plain(x, time))) < TOLERANCE
 
 
+def test_residual_block_with_a_skip_connection() -> None:
+    plain = tiny_networks().denoising_unet.up_blocks[1].resnets[2]
+    x, time = drawn("x", 2, plain.norm1.num_channels, 4, 4), drawn("time", 1, 128)
+    shift = plain.time_emb_proj(torch.nn.functional.silu(time)) + bias_of(plain.conv1)
+    channels = plain.conv2.out_channels
+    tokens, skip = (to_tokens(part).contiguous() for part in (x[:, :channels], x[:, channels:]))
+    out = FusedResidual(plain)(tokens, 4, shift, skip)
+    assert relative_error(out, to_tokens(plain(x, time))) < TOLERANCE
+
+
+@pytest.mark.parametrize(("tokens", "late"), [(1, 16), (8, 16), (100, 16), (1 << 15, 3)])
+def test_tail_in_parts(tokens: int, late: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tokens it takes at a time, and wherever the rows begin that something is added to."""
+    block = FusedSpatial(tiny_networks().denoising_unet.mid_block.attentions[0])
+    x, hidden, everywhere = (drawn(name, 32, 4, 64) for name in ("x", "hidden", "everywhere"))
+    added = drawn("added", late, 4, 64)
+    total = torch.cat([hidden[:-late], hidden[-late:] + added]) + everywhere[0]
+    expected = x + plain_tail(block.tail, total)
+    monkeypatch.setattr(tail, "TAIL_TOKENS", tokens)
+    out = block.tail(x, hidden, everywhere=everywhere[0], added=added)
+    assert relative_error(out, expected) < TOLERANCE
+
+
+def plain_tail(fused: tail.FusedTail, tokens: Tensor) -> Tensor:
+    normed = torch.nn.functional.layer_norm(tokens, fused.norm.weight.shape, fused.norm.weight, fused.norm.bias)
+    gated = plain_kernels.geglu(normed, fused.gated_weight, fused.gated_bias)
+    return torch.cat([tokens, gated], dim=-1) @ fused.weight.t()
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5)])
+def test_upsample(height: int, width: int) -> None:
+    plain = tiny_networks().denoising_unet.up_blocks[0].upsamplers[0]
+    x = drawn("x", 2, plain.conv.in_channels, height, width)
+    out = PhasedUpsample(plain.conv)(x.contiguous(memory_format=torch.channels_last))
+    assert relative_error(out, plain(x)) < TOLERANCE
+
+
 def test_autoencoder() -> None:
     pixels, latents = drawn("pixels", 1, 3, 32, 32), drawn("latents", 1, 4, 4, 4)
     plain, fused = tiny_vae(), tiny_vae().to(memory_format=torch.channels_last)
     fuse_autoencoder(fused)
-    assert set(fused.state_dict()) == set(plain.state_dict())
     assert relative_error(fused.decode(latents).sample, plain.decode(latents).sample) < TOLERANCE
     expected = plain.encode(pixels).latent_dist.mean
     assert relative_error(fused.encode(pixels).latent_dist.mean, expected) < TOLERANCE
@@ -103,7 +139,10 @@ def test_autoencoder() -> None:
 def in_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels that are as quick as torch is. Each real one is tested against the same expressions by itself."""
     for name in set(hallo2.kernels.__all__) - {"interleaved"}:
-        monkeypatch.setattr(hallo2.fused, name, getattr(plain_kernels, name))
+        users = [module for module in FUSED if hasattr(module, name)]
+        assert users
+        for module in users:
+            monkeypatch.setattr(module, name, getattr(plain_kernels, name))
 
 
 @pytest.mark.usefixtures("in_plain_torch")

@@ -69,6 +69,23 @@ def test_group_norm(n: int, hw: int, c: int, groups: int, dtype: torch.dtype) ->
     assert_close(out, functional.silu(expected), dtype)
 
 
+@pytest.mark.parametrize(
+    ("own", "others", "groups"),
+    [
+        (64, 32, 16),
+        (640, 320, 32),  # groups of 30: one has channels of both
+        (32, 64, 3),
+    ],
+)
+def test_group_norm_of_channels_side_by_side(own: int, others: int, groups: int) -> None:
+    c = own + others
+    x, beside, shift = normal(2, 70, own, std=2.0), normal(2, 70, others, mean=1.0), normal(1, c)
+    weight, bias = normal(c), normal(c)
+    expected = group_normed(torch.cat([x, beside], dim=-1).double() + shift.double(), weight, bias, 1e-5, groups)
+    out = group_norm(x, weight, bias, groups=groups, eps=1e-5, silu=False, shift=shift, beside=beside)
+    assert_close(out, expected, torch.float32)
+
+
 @pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize("shape", [None, (32,), (1, 32), (2, 32)])
 def test_group_norm_with_every_kind_of_shift(shape: tuple[int, ...] | None, silu: bool) -> None:
