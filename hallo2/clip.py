@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hallo2.portrait import Portrait
+from hallo2.transfer import to_host
 from hallo2.transformers import MOTION_FRAMES
 
 
@@ -33,10 +34,10 @@ class ClipState:
         return cls(0, motion_frames, torch.Generator().manual_seed(seed).get_state())
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """As tensors on the CPU, to be kept in a file."""
+        """As tensors on the CPU, to be kept in a file; waits until the clip is computed."""
         return {
             "clips": torch.tensor(self.clips),
-            "motion_frames": self.motion_frames.cpu().contiguous(),
+            "motion_frames": to_host(self.motion_frames.contiguous()),
             "random_state": self.random_state,
         }
 
@@ -52,18 +53,25 @@ class ClipState:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A finished clip.
+    """A clip. A GPU may still be computing it: only what is fetched from there waits.
 
     Attributes:
-        frames: (16, 3, H, W) in [0, 1], float32.
+        pixels: (16, 3, H, W) in [0, 1], in the networks' precision.
+        pictures: the same with 8 bits, (16, H, W, 3) uint8; rounded down, as the published code does.
         latents: (1, 4, 16, H / 8, W / 8), denoised, float32.
         state: what the next clip needs.
     """
 
-    frames: Tensor
+    pixels: Tensor
+    pictures: Tensor
     latents: Tensor
     state: ClipState
 
+    @property
+    def frames(self) -> Tensor:
+        """The frames, (16, 3, H, W) in [0, 1], float32."""
+        return self.pixels.float()
+
     def images(self) -> Tensor:
-        """The frames as 8-bit pictures, (16, H, W, 3) uint8 on the CPU; rounded down, as the published code does."""
-        return (self.frames * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
+        """The frames as 8-bit pictures on the CPU, (16, H, W, 3) uint8; waits until they are computed."""
+        return to_host(self.pictures)

@@ -10,26 +10,23 @@ random: how the person looks has to come from the portrait, and so errors do not
 
 from __future__ import annotations
 
-import os
-import shutil
-import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from importlib.util import find_spec
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
+from einops import rearrange
 from torch import Tensor
 
 from hallo2.audio import Sliceable, clip_windows
 from hallo2.clip import Clip, ClipState
+from hallo2.machine import can_fuse
 from hallo2.networks import Hallo2Networks
 from hallo2.portrait import Portrait
-from hallo2.sampling import denoise
+from hallo2.sampling import denoise, timesteps
+from hallo2.transfer import to_device
 from hallo2.transformers import CLIP_FRAMES, MOTION_FRAMES
 from hallo2.unet import Denoiser, Regions
 
@@ -55,16 +52,20 @@ class _Sampling:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the networks see of the portrait, computed once for a whole video.
+    """What is computed once for a whole video.
 
     Attributes:
+        times: what the denoising UNet makes of the time of each step.
+        face_area: where the face may move, (H, W), on the CPU.
+        face_features: what the networks make of that, (1, c, h, w).
         face_tokens: without and with identity, (2, face_tokens, cross_attention_dim).
-        face_features: where the face may move, (1, c, h, w).
-        contexts: for each layer of the denoising UNet.
+        contexts: what each layer of the denoising UNet sees of the portrait.
     """
 
-    face_tokens: Tensor
+    times: Sequence[Any]
+    face_area: Tensor
     face_features: Tensor
+    face_tokens: Tensor
     contexts: list[Any]
 
 
@@ -104,7 +105,7 @@ class Hallo2Pipeline:
         self.decode_batch_size = decode_batch_size
         self.noise_dtype = self.dtype
         self.denoiser: Denoiser = networks.denoising_unet
-        self.fused = _can_fuse(self.device) if fused is None else fused
+        self.fused = can_fuse(self.device) if fused is None else fused
         if self.fused:
             from hallo2.fused import FusedDenoisingUNet, fuse_autoencoder  # noqa: PLC0415 - needs Triton
 
@@ -154,7 +155,10 @@ class Hallo2Pipeline:
         state: ClipState | None = None,
         on_step: Callable[[int, int], None] = lambda step, steps: None,
     ) -> Iterator[Clip]:
-        """Animate a portrait; every clip is yielded as it is finished, and nothing is kept of those before.
+        """Animate a portrait; nothing is kept of the clips before.
+
+        A clip is yielded when a GPU has been given all of its work, not when it has done it: while somebody else waits
+        for the frames, the next clip can begin, and the GPU has something to do between them.
 
         Args:
             portrait: who speaks.
@@ -189,13 +193,14 @@ class Hallo2Pipeline:
         generator = torch.Generator()
         generator.set_state(state.random_state)
         for window in windows:
-            motion_frames = self._blank(state.motion_frames, portrait.face_region, sampling.mask_rate, generator)
+            motion_frames = self._blank(state.motion_frames, seen.face_area, sampling.mask_rate, generator)
             shape = (1, 4, CLIP_FRAMES, height // 8, width // 8)
             noise = torch.randn(shape, generator=generator, dtype=self.noise_dtype)
             latents = self._sample(noise[0].transpose(0, 1), motion_frames, window, seen, sampling)
-            frames = self._decode(latents)
-            state = ClipState(state.clips + 1, frames[-MOTION_FRAMES:] * 2 - 1, generator.get_state())
-            yield Clip(frames, latents.transpose(0, 1)[None], state)
+            pixels, pictures = self._decode(latents)
+            motion_frames = pixels[-MOTION_FRAMES:].float() * 2 - 1
+            state = ClipState(state.clips + 1, motion_frames, generator.get_state())
+            yield Clip(pixels, pictures, latents.transpose(0, 1)[None], state)
 
     def _look_at(self, portrait: Portrait, sampling: _Sampling) -> _Seen:
         identity = self._to_device(portrait.face_embedding)[None]
@@ -210,7 +215,13 @@ class Hallo2Pipeline:
         latents = self._encode(portrait.pixels[None]).repeat(2, 1, 1, 1)
         features = self.networks.reference_unet(latents, face_tokens)
         contexts = self.denoiser.portrait_contexts(features, face_tokens[-sampling.halves :], regions)
-        return _Seen(face_tokens, self.networks.face_locator(face_region), contexts)
+        return _Seen(
+            self.denoiser.times(to_device(timesteps(sampling.num_inference_steps), self.device)),
+            portrait.face_region[0].cpu() > 0,
+            self.networks.face_locator(face_region),
+            face_tokens,
+            contexts,
+        )
 
     def _sample(self, noise: Tensor, motion_frames: Tensor, window: Tensor, seen: _Seen, sampling: _Sampling) -> Tensor:
         """The latents of one clip, (CLIP_FRAMES, 4, h, w), from noise of that shape."""
@@ -219,9 +230,13 @@ class Hallo2Pipeline:
             self._motion_features(motion_frames, seen.face_tokens, sampling.halves),
             self.networks.audioproj(self._to_device(window)),
         )
+
+        def predict(latents: Tensor, step: int) -> Tensor:
+            return self._velocity(latents, seen.times[step], contexts, seen.face_features)
+
         return denoise(
-            partial(self._velocity, contexts=contexts, face_features=seen.face_features),
-            noise.to(self.device).float(),
+            predict,
+            to_device(noise, self.device).float(),
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=sampling.guidance_scale,
             on_step=sampling.on_step,
@@ -240,18 +255,17 @@ class Hallo2Pipeline:
         features: list[Tensor] = self.networks.reference_unet(latents, face_tokens[tokens_of_rows])
         return features
 
-    def _velocity(self, latents: Tensor, timestep: Tensor, *, contexts: Sequence[Any], face_features: Tensor) -> Tensor:
+    def _velocity(self, latents: Tensor, time: Any, contexts: Sequence[Any], face_features: Tensor) -> Tensor:
         """What the denoising UNet predicts, in float32, in which the sampler computes."""
         latents = latents.to(self.dtype, memory_format=torch.channels_last)
-        velocity = self.denoiser(latents, timestep, contexts, face_features)
+        velocity = self.denoiser(latents, time, contexts, face_features)
         return velocity.float()
 
     @staticmethod
-    def _blank(motion_frames: Tensor, face_region: Tensor, mask_rate: float, generator: torch.Generator) -> Tensor:
+    def _blank(motion_frames: Tensor, face_area: Tensor, mask_rate: float, generator: torch.Generator) -> Tensor:
         """Motion frames with pixels outside the face blanked to mid-grey at random, (2, 3, H, W)."""
         kept = torch.rand(motion_frames.shape[-2:], generator=generator) > mask_rate
-        kept = kept | (face_region[0].cpu() > 0)
-        return motion_frames * kept.to(motion_frames)
+        return motion_frames * to_device(kept | face_area, motion_frames.device)
 
     def _encode(self, pixels: Tensor) -> Tensor:
         """(n, 3, H, W) in [-1, 1] -> (n, 4, H / 8, W / 8): the mean of the posterior."""
@@ -259,29 +273,20 @@ class Hallo2Pipeline:
         latents: Tensor = self.vae.encode(pixels).latent_dist.mean
         return latents * LATENT_SCALE
 
-    def _decode(self, latents: Tensor) -> Tensor:
-        """(n, 4, h, w) -> (n, 3, 8 * h, 8 * w) in [0, 1], float32."""
+    def _decode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, 4, h, w) -> pixels (n, 3, 8 * h, 8 * w) in [0, 1], and pictures (n, 8 * h, 8 * w, 3) uint8."""
         latents = (latents.to(self.dtype) / LATENT_SCALE).contiguous(memory_format=torch.channels_last)
-        frames = [self.vae.decode(batch).sample for batch in torch.split(latents, self.decode_batch_size)]
-        return (torch.cat(frames) / 2 + 0.5).clamp(0, 1).float()
+        pixels = latents.new_empty(len(latents), 3, *(8 * side for side in latents.shape[-2:]))
+        pictures = rearrange(torch.empty_like(pixels, dtype=torch.uint8), "n c h w -> n h w c").contiguous()
+        # The last frames first: it is them that the next clip needs.
+        for first in reversed(range(0, len(latents), self.decode_batch_size)):
+            batch = slice(first, first + self.decode_batch_size)
+            pixels[batch] = (self.vae.decode(latents[batch]).sample / 2 + 0.5).clamp(0, 1)
+            pictures[batch] = rearrange(pixels[batch].float() * 255, "n c h w -> n h w c").to(torch.uint8)
+        return pixels, pictures
 
     def _to_device(self, x: Tensor) -> Tensor:
-        return x.to(self.device, self.dtype)
-
-
-def _can_fuse(device: torch.device) -> bool:
-    """Whether the kernels run there: their tiles are cut for Hopper's memories, the only GPUs that they were tried on.
-
-    For what launches them, Triton compiles a little C against Python's headers.
-    """
-    compilers = (os.environ.get("CC", "cc"), "gcc", "clang")
-    return (
-        device.type == "cuda"
-        and torch.cuda.get_device_capability(device)[0] == 9
-        and find_spec("triton") is not None
-        and any(shutil.which(compiler) for compiler in compilers)
-        and Path(sysconfig.get_path("include"), "Python.h").is_file()
-    )
+        return to_device(x, self.device).to(self.dtype)
 
 
 def _check(portrait: Portrait, num_inference_steps: int, motion_scale: Sequence[float], mask_rate: float) -> None:

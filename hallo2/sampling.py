@@ -25,8 +25,16 @@ def ddim_scheduler() -> DDIMScheduler:
     )
 
 
+def timesteps(num_inference_steps: int) -> Tensor:
+    """The time of every step, (num_inference_steps,), falling."""
+    scheduler = ddim_scheduler()
+    scheduler.set_timesteps(num_inference_steps)
+    times: Tensor = scheduler.timesteps
+    return times
+
+
 def denoise(
-    predict: Callable[[Tensor, Tensor], Tensor],
+    predict: Callable[[Tensor, int], Tensor],
     noise: Tensor,
     *,
     num_inference_steps: int,
@@ -36,8 +44,8 @@ def denoise(
     """Denoise one clip.
 
     Args:
-        predict: (halves * frames, 4, h, w) latents and a timestep (1,) to the velocity of the same shape; the
-            unconditional half comes first.
+        predict: (halves * frames, 4, h, w) latents and the number of the step, from 0, to the velocity of the same
+            shape; the unconditional half comes first.
         noise: (frames, 4, h, w), float32.
         num_inference_steps: steps, at least 1.
         guidance_scale: how far beyond the unconditional prediction; up to 1 there is only the conditional half.
@@ -49,15 +57,12 @@ def denoise(
     scheduler = ddim_scheduler()
     scheduler.set_timesteps(num_inference_steps)
     latents = noise
-    # To the device all at once: a copy in every step would have the device wait for the next step's first kernel.
-    times = scheduler.timesteps.to(noise.device)
-    for step, timestep in enumerate(scheduler.timesteps, start=1):
-        time = times[step - 1 : step]
+    for step, timestep in enumerate(scheduler.timesteps):
         if guidance_scale > 1:
-            unconditional, conditional = predict(torch.cat([latents, latents]), time).chunk(2)
+            unconditional, conditional = predict(torch.cat([latents, latents]), step).chunk(2)
             velocity = unconditional + guidance_scale * (conditional - unconditional)
         else:
-            velocity = predict(latents, time)
+            velocity = predict(latents, step)
         latents = scheduler.step(velocity, timestep, latents).prev_sample
-        on_step(step, num_inference_steps)
+        on_step(step + 1, num_inference_steps)
     return latents

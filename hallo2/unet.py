@@ -125,7 +125,7 @@ class UNet(nn.Module, Generic[Block]):
         self.up_blocks = Modules[Block](block(p, config, "up" if p.level > 0 else None) for p in up)
 
     def time(self, timestep: Tensor) -> Tensor:
-        """The embedding of one timestep, (1,) -> (1, 4 * block_out_channels[0])."""
+        """The embeddings of timesteps, (n,) -> (n, 4 * block_out_channels[0])."""
         embedding: Tensor = self.time_embedding(self.time_proj(timestep).to(self.conv_in.weight.dtype))
         return embedding
 
@@ -238,7 +238,10 @@ class Denoiser(Protocol):
     def clip_contexts(self, portrait: Sequence[Any], motion: Sequence[Tensor], audio_tokens: Tensor) -> list[Any]:
         """What stays the same during a clip."""
 
-    def __call__(self, latents: Tensor, timestep: Tensor, contexts: Sequence[Any], face_features: Tensor) -> Tensor:
+    def times(self, timesteps: Tensor) -> Sequence[Any]:
+        """What it makes of each time, which stays the same for all videos."""
+
+    def __call__(self, latents: Tensor, time: Any, contexts: Sequence[Any], face_features: Tensor) -> Tensor:
         """The predicted velocity."""
 
 
@@ -291,14 +294,16 @@ class DenoisingUNet(UNet[DenoisingBlock]):
             for (block, i), video, frames in zip(self.layers(), portrait, motion, strict=True)
         ]
 
-    def forward(
-        self, latents: Tensor, timestep: Tensor, contexts: Sequence[ClipContext], face_features: Tensor
-    ) -> Tensor:
+    def times(self, timesteps: Tensor) -> tuple[Tensor, ...]:
+        """The embedding of each of some timesteps (n,), n of (1, 4 * block_out_channels[0])."""
+        return torch.split(self.time(timesteps), 1)
+
+    def forward(self, latents: Tensor, time: Tensor, contexts: Sequence[ClipContext], face_features: Tensor) -> Tensor:
         """The predicted velocity.
 
         Args:
             latents: (halves * CLIP_FRAMES, 4, h, w), the unconditional half first.
-            timestep: (1,).
+            time: the embedding of the time.
             contexts: of every layer.
             face_features: what the face locator gave, (1, c, h, w); only the conditional half sees it.
 
@@ -316,6 +321,6 @@ class DenoisingUNet(UNet[DenoisingBlock]):
 
         x = self.conv_in(latents)
         unconditional, conditional = x[:-CLIP_FRAMES], x[-CLIP_FRAMES:] + face_features
-        x = self.walk(torch.cat([unconditional, conditional]), self.time(timestep), transform)
+        x = self.walk(torch.cat([unconditional, conditional]), time, transform)
         out: Tensor = self.conv_out(functional.silu(self.conv_norm_out(x)))
         return out

@@ -12,6 +12,7 @@ from tiny_networks import RESULTS, SETTINGS, run, tiny_networks, tiny_vae
 from torch import Tensor
 
 from hallo2 import Hallo2Config, Hallo2Networks, Hallo2Pipeline
+from hallo2.sampling import timesteps
 
 MODULE_TOLERANCE = 1e-4
 VIDEO_TOLERANCE = 1e-3
@@ -23,7 +24,7 @@ class Watched:
 
     pipeline: Hallo2Pipeline
     step_inputs: list[Tensor] = field(default_factory=list)
-    timesteps: list[Tensor] = field(default_factory=list)
+    times: list[Tensor] = field(default_factory=list)
     reference: list[list[Tensor]] = field(default_factory=list)
     encoded: list[Tensor] = field(default_factory=list)
     blocks: dict[str, Tensor] = field(default_factory=dict)
@@ -35,7 +36,7 @@ class Watched:
         encode = vae.encode
         vae.encode = lambda pixels: self.encoded.append(pixels) or encode(pixels)
         denoiser.register_forward_pre_hook(lambda _module, inputs: self.step_inputs.append(inputs[0]))
-        denoiser.register_forward_pre_hook(lambda _module, inputs: self.timesteps.append(inputs[1]))
+        denoiser.register_forward_pre_hook(lambda _module, inputs: self.times.append(inputs[1]))
         networks.reference_unet.register_forward_hook(lambda _module, _inputs, out: self.reference.append(out))
         for name in ("audioproj", "imageproj", "face_locator"):
             self._keep_first(self.modules, name, getattr(networks, name))
@@ -110,8 +111,10 @@ def test_the_first_denoising_call(watched: Watched, block: str) -> None:
 def test_what_the_first_denoising_call_is_given(watched: Watched) -> None:
     assert len(watched.step_inputs) == SETTINGS["steps"]
     assert torch.equal(halves(watched.step_inputs[0]), RESULTS["denoise.sample"])
-    assert torch.equal(watched.timesteps[0], RESULTS["denoise.timestep"])
-    assert [int(timestep) for timestep in watched.timesteps] == SETTINGS["timesteps"]
+    steps = timesteps(SETTINGS["steps"])
+    assert steps.tolist() == SETTINGS["timesteps"]
+    assert torch.equal(steps[:1], RESULTS["denoise.timestep"])
+    assert torch.equal(torch.cat(watched.times), watched.pipeline.networks.denoising_unet.time(steps))
 
 
 def test_the_latents_on_their_way(watched: Watched) -> None:
