@@ -53,6 +53,11 @@ def test_the_environment_wins_over_credentials_and_these_over_the_file(config_fi
     assert find_secrets(config_file, environment) == {"OPENAI_API_KEY": "from-environment"}
 
 
+def test_an_empty_credential_counts_as_none(config_file: Path, tmp_path: Path) -> None:
+    env_file(config_file, "OPENAI_API_KEY=sk-file")
+    assert find_secrets(config_file, credential(tmp_path, "\n")) == {"OPENAI_API_KEY": "sk-file"}
+
+
 def test_without_a_configuration_file_there_is_none_beside_it(config_file: Path) -> None:
     env_file(config_file, "OPENAI_API_KEY=x")
     assert find_secrets(None, {}) == {}

@@ -160,6 +160,12 @@ def test_the_journal_gets_fields_and_priorities(journal: Path) -> None:
     assert stderr == ""
 
 
+def test_the_journal_takes_fields_of_any_name(journal: Path) -> None:
+    ((message, fields),), _ = to_journal(journal, f"log.info('hello', **{{'a-ü b': 1, '{'k' * 99}': 2}})")
+    assert message == f"hello a-ü b=1 {'k' * 99}=2"
+    assert fields.keys() - {"PRIORITY", "SYSLOG_IDENTIFIER"} == {"ATENEA_A___B", f"ATENEA_{'K' * 57}"}
+
+
 def test_a_traceback_is_a_field_of_the_journal_and_holds_no_secret(journal: Path) -> None:
     ((message, fields),), _ = to_journal(journal, _SECRETIVE)
     assert message.startswith("with [secret] ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -42,15 +43,17 @@ def test_a_file_for_each_running_job_under_a_stem_of_its_own(config: Config, db:
     assert shown(config) == {}
 
 
-def test_the_time_left_is_told_once_it_is_known(config: Config, db: Ledger, jobs: Jobs) -> None:
+def test_the_time_left_is_told_once_it_is_known(
+    config: Config, db: Ledger, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = jobs.planned()
     progress = Progress("render", "preview")
-    progress.update(0.5, "frame 10 of 20")
-    progress.began -= 600
+    for moment, fraction in ((0.0, 0.25), (300.0, 0.5)):
+        monkeypatch.setattr(time, "monotonic", lambda now=moment: now)
+        progress.update(fraction, "frame 10 of 20")
     ProgressFiles(config, db).update({job.id: progress})
     (text,) = shown(config).values()
-    assert text.startswith("preview: 50%, frame 10 of 20, about 10 min ")
-    assert text.endswith(" left\n")
+    assert text == "preview: 50%, frame 10 of 20, about 10 min 0 s left\n"
 
 
 @pytest.mark.parametrize("stage", ["intake", "publish"])
@@ -102,3 +105,13 @@ def test_only_what_a_daemon_left_behind_is_tidied_up(config: Config, db: Ledger,
     (config.paths.outbox / "thesis.progress.txt").write_text("half of it")
     ProgressFiles(config, db).tidy()
     assert shown(config) == {"thesis.progress.txt": "half of it"}
+
+
+def test_a_link_in_its_place_is_not_followed(config: Config, db: Ledger, jobs: Jobs, tmp_path: Path) -> None:
+    job = jobs.planned("hello")
+    other = tmp_path / "other"
+    other.write_text("kept")
+    (config.paths.outbox / f".atenea-{job.id}.progress.txt").symlink_to(other)
+    ProgressFiles(config, db).update({job.id: Progress("tts", "espeak")})
+    assert shown(config) == {"hello.progress.txt": "espeak: 0%\n"}
+    assert other.read_text() == "kept"

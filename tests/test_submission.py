@@ -152,6 +152,17 @@ def test_a_job_folder_is_taken_whole(inbox: Path, mine: Path) -> None:
     assert [job.relative for job in found(inbox)] == ["show", "show-2"]
 
 
+def test_in_an_inbox_for_a_group_a_folder_is_the_groups_too(inbox: Path, mine: Path) -> None:
+    (mine / "job" / "deep").mkdir(parents=True)
+    (mine / "job" / "job.toml").write_text("text = 'x'")
+    modes = []
+    for inboxes_mode in (0o755, 0o775):
+        inbox.chmod(inboxes_mode)
+        placed = submit_file(mine / "job", inbox).path
+        modes.append({bool(folder.stat().st_mode & 0o020) for folder in (placed, placed / "deep")})
+    assert modes == [{False}, {True}]
+
+
 def test_a_folder_never_gets_the_name_of_a_preset(inbox: Path, mine: Path) -> None:
     write(mine / "news/job.toml", "text = 'hi'")
     presets = frozenset({"news"})

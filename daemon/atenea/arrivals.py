@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class Arrivals:
         self.config = config
         self._ledger = ledger
         self._held: set[str] = set()
+        self._looking = asyncio.Lock()
 
     @property
     def pause(self) -> float:
@@ -44,7 +46,7 @@ class Arrivals:
         if (self.config.jobs / job.id / COPY).exists():  # its row is committed, and next it gets its name
             self._ledger.start_over(job, fingerprint=job.fingerprint, until=time.time() + self.pause)
             return True
-        now, is_held = await in_thread(self._look, job)
+        now, is_held = await self._look(job)
         if now == NOTHING:
             self._give_up_lost(job)
             return True
@@ -61,7 +63,7 @@ class Arrivals:
 
     async def has_more(self, job: JobRow) -> bool:
         """Whether what is wrong with a job may be that not all of it has come."""
-        now, is_held = await in_thread(self._look, job)
+        now, is_held = await self._look(job)
         if now == job.fingerprint and not is_held:
             return False
         if is_held:
@@ -70,14 +72,18 @@ class Arrivals:
 
     async def revive(self, job: JobRow) -> bool:
         """Whether more of a refused job's files has come since; then the job is tried again."""
-        now, _ = await in_thread(self._look, job)
+        now, _ = await self._look(job)
         if now in {NOTHING, job.fingerprint}:
             return False
         self._ledger.retry(job)
         log.warning("the file changed after it was refused; the job is tried again", job=job.id, name=job.name)
         return True
 
-    def _look(self, job: JobRow) -> tuple[str, bool]:
+    async def _look(self, job: JobRow) -> tuple[str, bool]:
+        async with self._looking:  # not in the threads: one that waits for another looks like one that hangs
+            return await in_thread(self._look_now, job)
+
+    def _look_now(self, job: JobRow) -> tuple[str, bool]:
         """The original's fingerprint, with all that came late, and whether somebody still writes it."""
         inbox, folder = self.config.paths.inbox, self.config.jobs / job.id
         original, rest = folder / "original", rest_folder(inbox, job.id)

@@ -11,6 +11,7 @@ from typing import Any
 from atenea.errors import ConfigError
 
 SECRETS = ("OPENAI_API_KEY",)
+_FOLDER = "$CREDENTIALS_DIRECTORY/"
 
 
 def find_secrets(config_file: Path | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -22,11 +23,20 @@ def find_secrets(config_file: Path | None, environment: Mapping[str, str] = os.e
     secrets = _from_env_file(config_file.with_name("atenea.env")) if config_file else {}
     credentials = environment.get("CREDENTIALS_DIRECTORY")
     for name in SECRETS:
-        if credentials and (path := Path(credentials) / name.lower()).is_file():
-            secrets[name] = _credential(path)
+        if credentials and (path := Path(credentials) / name.lower()).is_file() and (value := _credential(path)):
+            secrets[name] = value
         if environment.get(name):
             secrets[name] = environment[name].strip()
     return {name: value for name, value in secrets.items() if value}
+
+
+def with_folder(value: Any, environment: Mapping[str, str] = os.environ) -> Any:
+    """A value of the configuration; paths in it that begin with `$CREDENTIALS_DIRECTORY/` get the real folder."""
+    if isinstance(value, str) and value.startswith(_FOLDER) and "CREDENTIALS_DIRECTORY" in environment:
+        return f"{environment['CREDENTIALS_DIRECTORY']}/{value.removeprefix(_FOLDER)}"
+    if isinstance(value, Mapping):
+        return {key: with_folder(item, environment) for key, item in value.items()}
+    return value
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:

@@ -14,6 +14,8 @@ from atenea.inbox.hints import Hints
 from atenea.inbox.scan import Candidate, Scanner, ScanResult
 from atenea.inbox.taking import Taker
 from atenea.ledger import Ledger
+from atenea.presets import make_folders
+from atenea.pulse import Pulse
 from atenea.threads import in_thread
 
 log = structlog.get_logger()
@@ -30,10 +32,12 @@ class InboxKeeper:
 
     Args:
         on_look: called after each look through it that changed something.
+        pulse: told when the next look is due.
     """
 
-    def __init__(self, config: Config, ledger: Ledger, on_look: Callable[[], None]) -> None:
+    def __init__(self, config: Config, ledger: Ledger, on_look: Callable[[], None], pulse: Pulse) -> None:
         self._ledger = ledger
+        self._pulse = pulse
         self._on_look = on_look
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -46,6 +50,7 @@ class InboxKeeper:
     def _set_up(self, config: Config) -> None:
         self._config = config
         presets = frozenset(config.presets)
+        make_folders(config.paths.inbox, presets, report=log.warning)
         self._scanner = Scanner(
             config.paths.inbox,
             presets,
@@ -77,8 +82,11 @@ class InboxKeeper:
         try:
             while True:
                 self._wake.clear()
+                self._pulse.at_work("inbox")
                 due = await in_thread(self._look_now)
-                await asyncio.sleep(self._scan_seconds * (1 / _MOST_BUSY - 1))
+                pause = self._scan_seconds * (1 / _MOST_BUSY - 1)
+                self._pulse.due("inbox", max(due - time.monotonic(), pause))
+                await asyncio.sleep(pause)
                 await self._wait(due - time.monotonic())
         finally:
             await in_thread(self._hints.stop)

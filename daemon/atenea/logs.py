@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from atenea.credentials import redact
+from atenea.job_log import keep_job_lines
 from atenea.naming import printable
 
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
-def configure_logging(secrets: Iterable[str] = (), *, level: int = logging.INFO) -> None:
-    """Set structlog up for this process; every value is searched for secrets before it is written."""
+def configure_logging(secrets: Iterable[str] = (), *, level: int = logging.INFO, jobs: Path | None = None) -> None:
+    """Set structlog up for this process; every value is searched for secrets before it is written.
+
+    Args:
+        jobs: the folder of the jobs' folders, each of which keeps the lines about its job too.
+    """
     journal = _journal_sender()
     if journal:
         last: list[Processor] = [_to_journal(journal)]
@@ -33,6 +40,7 @@ def configure_logging(secrets: Iterable[str] = (), *, level: int = logging.INFO)
             structlog.processors.TimeStamper(fmt="iso"),
             structlog.processors.format_exc_info,  # before the redactor, so that it sees tracebacks
             _redactor(tuple(secrets)),
+            *([keep_job_lines(jobs)] if jobs else []),
             *last,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -87,9 +95,14 @@ def _to_journal(send: Callable[..., None]) -> Processor:
         event.pop("timestamp", None)
         message = str(event.pop("event", ""))
         priority = _PRIORITIES.get(str(event.pop("level", "info")), 6)
-        fields = {f"ATENEA_{key.upper()}": str(value) for key, value in event.items() if value is not None}
+        fields = {_field(key): str(value) for key, value in event.items() if value is not None}
         shown = " ".join(f"{key}={value}" for key, value in event.items() if value is not None and key != "exception")
         send(f"{message} {shown}".strip(), PRIORITY=priority, SYSLOG_IDENTIFIER="atenea", **fields)
         raise structlog.DropEvent
 
     return process
+
+
+def _field(key: str) -> str:
+    """The journal leaves out fields whose names have other characters, or more than 64."""
+    return re.sub("[^A-Z0-9_]", "_", f"ATENEA_{key.upper()}")[:64]

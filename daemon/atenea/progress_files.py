@@ -61,7 +61,9 @@ class ProgressFiles:
             self._ledger.choose_stem(job, stem)
         path = self._outbox / f"{stem}{_SUFFIX}"
         hidden = self._outbox / f"{HIDDEN_PREFIX}{job.id}{_SUFFIX}"
-        hidden.write_text(f"{_sentence(progress)}\n", encoding="utf-8")
+        hidden.unlink(missing_ok=True)
+        with hidden.open("x", encoding="utf-8") as file:  # a new one: others may write into the outbox, links too
+            file.write(f"{_sentence(progress)}\n")
         hidden.replace(path)
         self._written[job.id] = path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Collection
 from itertools import count
 from pathlib import Path
@@ -118,6 +119,9 @@ def _place(staged: Path, target: Path) -> Submitted:
 
 
 def _place_folder(folder: Path, inbox: Path, presets: Collection[str]) -> Submitted:
+    if inbox.stat().st_mode & stat.S_IWGRP:  # the daemon, of that group, is to move and remove what is in it
+        for root, _folders, _files in os.walk(folder):
+            os.chmod(root, stat.S_IMODE(os.stat(root).st_mode) | stat.S_IWGRP)
     status = (folder / JOB_FILE).stat()
     target = inbox / _free_stem(folder.name, inbox, presets)
     durable.rename_exclusive(folder, target)
