@@ -18,7 +18,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from atenea import Context, Job, PermanentError, PluginOptions, TimedText, hookimpl
+from atenea import Context, Finding, Job, PermanentError, PluginOptions, TimedText, hookimpl
+from atenea.finding import finding_of
 from atenea.speech_timing import word_spans
 
 needs = {"cpu"}
@@ -60,6 +61,20 @@ def check(job: Job, ctx: Context) -> str | None:
         except PermanentError as error:
             return str(error)
     return None
+
+
+@hookimpl
+def diagnose(ctx: Context) -> list[Finding]:
+    """Load the library and the voice."""
+    anew = "install espeakng-loader anew"
+    try:
+        with _engine() as engine:
+            engine.choose(_options(ctx))
+            return [Finding("voice", "ok", f"espeak {engine.version} has the voice {_options(ctx).voice!r}")]
+    except PermanentError as error:
+        return [finding_of("voice", "problem", str(error), f"choose another voice, or {anew}")]
+    except (ImportError, OSError) as error:
+        return [Finding("library", "problem", f"espeak's library cannot be loaded: {error}", anew)]
 
 
 @hookimpl

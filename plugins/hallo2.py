@@ -37,7 +37,8 @@ from pydantic import (
     model_validator,
 )
 
-from atenea import Context, Job, PermanentError, TransientError, durable, hookimpl
+from atenea import Context, Finding, Job, PermanentError, TransientError, durable, hookimpl
+from atenea.doctor import bundle_findings, package_findings
 from atenea.durations import spoken_duration
 from atenea.media.audio import SAMPLE_RATE, SoundReader, frame_count, keeps_time, opened, sound_of, wav_info
 from atenea.media.pictures import FORMATS
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
     from hallo2 import ClipState, Hallo2Pipeline, Portrait
     from hallo2.face import FaceAnalysis
+    from hallo2.machine import Gpu, Machine
     from hallo2.vocals import VocalSeparator
 
 needs = {"gpu"}
@@ -644,3 +646,85 @@ def _bundle(models: Path) -> dict[str, Any]:
         "commit": lock.commit,
         "sha256": {path: lock.files[path].sha256 for path in wanted_paths() if path in lock.files},
     }
+
+
+# What `atenea doctor` is told
+
+
+@hookimpl
+def diagnose(ctx: Context) -> list[Finding]:
+    """The packages, the models, and the GPU with its free memory."""
+    options = _options(ctx)
+    found = [
+        *package_findings("hallo2", PACKAGES),
+        *bundle_findings(_models(ctx), vocals=options.separate_vocals),
+    ]
+    if all(find_spec(name) for name in PACKAGES):
+        from hallo2.machine import look  # noqa: PLC0415 - intake imports this file too
+
+        found += judged(look(options.device), options)
+    return found
+
+
+def judged(machine: Machine, options: Options) -> Iterator[Finding]:
+    """What a machine means for a render."""
+    if not machine.runs_faces:
+        text = f"onnxruntime cannot run networks on the CPU, only on {', '.join(machine.providers) or 'nothing'}"
+        yield Finding("faces", "problem", text, "pip install --force-reinstall onnxruntime")
+    else:
+        yield Finding("faces", "ok", "onnxruntime looks at faces on the CPU, as it should: once for each video")
+    if options.device == "cpu":
+        text = 'device is "cpu": a second of video takes many minutes'
+        yield Finding("gpu", "note", text, 'set device = "cuda" under [render.hallo2] where there is an NVIDIA GPU')
+    elif machine.gpu is None or not machine.has_kernels:
+        yield Finding("gpu", "problem", *_unusable(machine, options))
+    else:
+        major, minor = machine.gpu.capability
+        driver = f"driver {machine.driver}, " if machine.driver else ""
+        text = f"{machine.gpu.name}, compute capability {major}.{minor}; {driver}torch for CUDA {machine.cuda}"
+        yield Finding("gpu", "ok", text)
+        yield _memory_finding(machine.gpu, options)
+        yield _kernels_finding(machine)
+
+
+def _unusable(machine: Machine, options: Options) -> tuple[str, str]:
+    """Why the engine cannot have the GPU, and what to do."""
+    if machine.cuda is None:
+        cure = "install a torch that is built with CUDA: https://pytorch.org/get-started/locally/"
+        return "torch is built without CUDA, and can use no GPU", cure
+    if machine.gpu:
+        capability = "{}.{}".format(*machine.gpu.capability)
+        text = f"torch has no kernels for {machine.gpu.name}, whose compute capability is {capability}"
+        return text, f"install a torch that has them; this one is for {', '.join(machine.architectures)}"
+    if machine.fault is None:
+        text = f"torch sees {machine.gpus} NVIDIA GPUs here, so {options.device!r} cannot be used"
+        return text, "see what nvidia-smi says, and set device under [render.hallo2]"
+    driver = f"driver {machine.driver}" if machine.driver else "no NVIDIA driver is seen"
+    text = f"torch cannot use the GPU: {machine.fault} ({driver}, torch for CUDA {machine.cuda})"
+    return text, "let nvidia-smi show the GPU to this user, with a driver that is new enough for that CUDA"
+
+
+def _memory_finding(gpu: Gpu, options: Options) -> Finding:
+    """A render that finds too little memory waits, because others may let go of it; not so if there is too little."""
+    needed, free, total = needed_gib(options, loaded=False), gpu.free_bytes / _GIB, gpu.total_bytes / _GIB
+    takes = f"a render of {options.width} x {options.height} takes about {needed:.1f} GiB"
+    if total < needed:
+        text = f"the GPU has {total:.1f} GiB of memory, and {takes}"
+        return Finding("memory", "problem", text, "choose a smaller width and height, or a GPU with more memory")
+    if free < needed:
+        text = f"{free:.1f} of the GPU's {total:.1f} GiB of memory are free, and {takes}: it would wait for more"
+        cure = "end what else uses it, as nvidia-smi shows, unless that is a daemon with its models loaded"
+        return Finding("memory", "note", text, cure)
+    return Finding("memory", "ok", f"{free:.1f} of the GPU's {total:.1f} GiB of memory are free, and {takes}")
+
+
+def _kernels_finding(machine: Machine) -> Finding:
+    """Whether the fused kernels are used; without them a render takes twice the time."""
+    if not machine.can_fuse:
+        text = "the engine's own kernels are for Hopper GPUs; on this one torch's compute the same, more slowly"
+        return Finding("kernels", "note", text)
+    if machine.lacks_for_kernels:
+        lacking = ", ".join(machine.lacks_for_kernels)
+        text = f"the engine's own kernels cannot be compiled ({lacking} missing), so a render takes twice the time"
+        return Finding("kernels", "note", text, "apt install gcc python3-dev, and pip install 'atenea[hallo2]'")
+    return Finding("kernels", "ok", "the engine's own kernels can be compiled")

@@ -31,7 +31,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, field_validator
 
-from atenea import Context, Job, PermanentError, PluginOptions, TimedText, TransientError, hookimpl
+from atenea import Context, Finding, Job, PermanentError, PluginOptions, TimedText, TransientError, hookimpl
+from atenea.finding import finding_of
 from atenea.speech.faults import Server, SessionExpiredError, translated
 from atenea.speech.retirement import SUCCESSOR, retirement
 from atenea.speech.sentences import Piece, split
@@ -66,6 +67,8 @@ _MOST_BYTES = 1 << 27
 
 _FIRST_DELAY = 1.0
 _LOOK_SECONDS = 0.1
+_ASK_SECONDS = 15.0
+"""How long a server may take to say what it has."""
 _CLOSE_SECONDS = 0.5
 _EXPIRY_MARGIN = 120.0
 """A session with fewer seconds left than this begins no piece: it would be cut off, and paid for twice."""
@@ -144,18 +147,24 @@ class Options(PluginOptions):
 def check(job: Job, ctx: Context) -> list[str]:
     """Refuse a retired model, and what the Realtime API cannot do."""
     options = _options(ctx)
-    mistakes = []
+    mistakes = _impossible(options)
     end = retirement(options.model) if options.is_openai else None
     if end and end <= _today():
-        mistakes.append(_retired(options.model, end))
+        mistakes.insert(0, _retired(options.model, end))
+    if job.text is not None and not any(piece.is_speech for piece in split(job.text)):
+        mistakes.append("the text has no words to speak")
+    return mistakes
+
+
+def _impossible(options: Options) -> list[str]:
+    """What the Realtime API cannot do."""
+    mistakes = []
     if options.realtime and options.speed > _REALTIME_FASTEST:
         mistakes.append(
             f"the Realtime API speaks at most {_REALTIME_FASTEST} times as fast; speed is {options.speed:g}"
         )
     if options.realtime and options.is_openai and not _is_realtime_voice(options.spoken_voice):
         mistakes.append(f"the Realtime API has no voice {options.voice!r}; it has {', '.join(_REALTIME_VOICES)}")
-    if job.text is not None and not any(piece.is_speech for piece in split(job.text)):
-        mistakes.append("the text has no words to speak")
     return mistakes
 
 
@@ -628,6 +637,30 @@ def _report(work: _Work, seconds: float) -> dict[str, Any]:
         ],
         "notice": NOTICE,
     }
+
+
+# What `atenea doctor` is told
+
+
+@hookimpl
+def diagnose(ctx: Context) -> list[Finding]:
+    """Ask the server whether it takes the key, and has the model and the voice; buys nothing."""
+    from openai import DefaultHttpxClient, OpenAI  # noqa: PLC0415 - takes a second
+
+    from atenea.speech.listing import server_findings  # noqa: PLC0415 - listing the plugins must not cost it
+
+    options = _options(ctx)
+    found = [finding_of("options", "problem", text, "set other options") for text in _impossible(options)]
+    try:
+        key = _key(options)
+    except PermanentError as error:
+        text, _, cure = str(error).partition(": ")
+        return [*found, Finding("key", "problem", text, cure)]
+    http_client = DefaultHttpxClient(follow_redirects=False, timeout=_ASK_SECONDS)
+    server = Server(options.host, options.model, key, _ASK_SECONDS)
+    with OpenAI(api_key=key or _NO_KEY, base_url=options.base_url, max_retries=0, http_client=http_client) as client:
+        told = server_findings(client, server, options.voice, is_openai=options.is_openai, today=_today())
+    return [*found, *told]
 
 
 def _options(ctx: Context) -> Options:

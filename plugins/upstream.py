@@ -27,7 +27,8 @@ import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 from structlog.typing import FilteringBoundLogger
 
-from atenea import Context, Job, PermanentError, TransientError, hookimpl
+from atenea import Context, Finding, Job, PermanentError, TransientError, hookimpl
+from atenea.finding import finding_of
 from atenea.media.audio import frame_count, opened, wav_info
 from atenea.media.mux import VideoWriter, check_video, picture_of
 from atenea.media.pictures import load_avatar
@@ -153,6 +154,38 @@ def check(job: Job, ctx: Context) -> list[str]:
     except PermanentError as error:
         mistakes.append(str(error))
     return mistakes
+
+
+@hookimpl
+def diagnose(ctx: Context) -> list[Finding]:
+    """Look for the checkout, its interpreter with torch, the models, and FFmpeg, which the published code starts."""
+    options = _options(ctx)
+    found = []
+    if shutil.which("ffmpeg") is None:
+        found.append(
+            Finding("ffmpeg", "problem", "the published code needs ffmpeg, which is missing", "apt install ffmpeg")
+        )
+    try:
+        python, script = _command(options)
+        found += [Finding("checkout", "ok", f"{script} is there"), _interpreter(python)]
+        found.append(Finding("models", "ok", f"all that the published code loads is in {_models(options)}"))
+    except PermanentError as error:
+        found.append(finding_of("checkout", "problem", str(error), "set it up as its README.md says"))
+    return found
+
+
+def _interpreter(python: str) -> Finding:
+    """Whether the interpreter starts, and has torch."""
+    script = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+    command = [python, "-E", "-c", script]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("python", "problem", f"{python} cannot be started: {error}", "set python to another interpreter")
+    if done.returncode:
+        cure = "install the checkout's requirements.txt into its environment, or set python to the one that has them"
+        return Finding("python", "problem", f"{python} has no torch", cure)
+    return Finding("python", "ok", f"{python} has torch")
 
 
 @hookimpl

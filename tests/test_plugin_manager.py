@@ -197,7 +197,7 @@ def test_what_passes_through_a_call(folders, job, ctx):
 HOOK = "from atenea import *\n@hookimpl\ndef {}: ...\n"
 REFUSED = {
     HOOK.format("rendr(job, wav, ctx)"): "there is no hook 'rendr'; did you mean 'render'?",
-    HOOK.format("sing(job, ctx)"): "there is no hook 'sing'; valid: check, tts, audio, render, post",
+    HOOK.format("sing(job, ctx)"): "there is no hook 'sing'; valid: check, diagnose, tts, audio, render, post",
     HOOK.format("render(job, wave, ctx)"): "render() has an argument 'wave' that is never passed; valid: job, wav, ctx",
     HOOK.format("render(job, *, ctx)"): "render() takes ctx in a way that is never passed",
     HOOK.format("tts(**everything)"): "tts() takes **everything in a way that is never passed",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pluggy
 
 from atenea.context import Context
+from atenea.finding import Finding
 from atenea.job import Job
 
 PROJECT = "atenea"
@@ -21,6 +22,16 @@ def check(job: Job, ctx: Context) -> str | list[str] | None:
 
     Called at intake for each plugin that the job names, before any paid or slow work; look, and start nothing.
     """
+
+
+@hookspec(firstresult=True)
+def diagnose(ctx: Context) -> list[Finding]:
+    """What this plugin needs and finds on this machine, for `atenea doctor`.
+
+    Called for each plugin that the configuration uses, with the options that plain jobs get. It may ask a server, but
+    buys and changes nothing, and takes less than a minute.
+    """
+    raise NotImplementedError
 
 
 @hookspec(firstresult=True)

@@ -25,6 +25,7 @@ from atenea import hookspecs
 from atenea.context import Context
 from atenea.errors import AteneaError, MistakesError, PermanentError
 from atenea.executor import PLUGIN_NEEDS
+from atenea.finding import Finding
 from atenea.job import STAGES, Job, Stage, thawed
 from atenea.mistakes import Invalid, validated
 from atenea.options import PluginOptions
@@ -53,6 +54,7 @@ class Plugin:
     module: Any
     stages: tuple[Stage, ...]
     has_check: bool
+    has_diagnose: bool
     options: type[PluginOptions]
     options_schema: Mapping[str, Any]
     needs: frozenset[str]
@@ -164,7 +166,25 @@ class PluginManager:
             return list(error.mistakes)
         return self._check(plugin, options, job) if plugin.has_check else []
 
-    def call(self, stage: str, name: str, *, job: Job, ctx: Context, **artifacts: Path | None) -> Any:
+    def diagnose(self, name: str, values: Mapping[str, Any]) -> list[Finding]:
+        """What the plugin finds on this machine, with these options for jobs.
+
+        Raises:
+            MistakesError: the options are wrong.
+            PluginError: the plugin cannot be used.
+            HookError: the hook raised, or returned something else.
+        """
+        plugin = self.load(name)
+        options = self.options(name, values)
+        if not plugin.has_diagnose:
+            return []
+        with self._looking(plugin, options) as ctx, blaming("diagnose", name):
+            found = self.call("diagnose", name, ctx=ctx) or []
+            if not isinstance(found, list) or not all(isinstance(finding, Finding) for finding in found):
+                raise PermanentError("returned something else than a list of findings")
+            return found
+
+    def call(self, hook: str, name: str, *, ctx: Context, **arguments: Any) -> Any:
         """Call one plugin's hook; what it returned.
 
         Raises:
@@ -174,13 +194,21 @@ class PluginManager:
         """
         self.load(name)
         others = [plugin.module for plugin in self._loaded.values() if plugin.name != name]
-        caller = self._pluggy.subset_hook_caller(stage, others)
-        with blaming(stage, name):
-            return caller(job=job, ctx=ctx, **artifacts)
+        caller = self._pluggy.subset_hook_caller(hook, others)
+        with blaming(hook, name):
+            return caller(ctx=ctx, **arguments)
 
     def _check(self, plugin: Plugin, options: PluginOptions, job: Job) -> list[str]:
+        with self._looking(plugin, options) as ctx:
+            found = self.call("check", plugin.name, job=job, ctx=ctx)
+        sentences = [found] if isinstance(found, str) else found or []
+        return [f"plugin {plugin.name!r}: {sentence}" for sentence in sentences]
+
+    @contextmanager
+    def _looking(self, plugin: Plugin, options: PluginOptions) -> Iterator[Context]:
+        """What a hook gets that only looks."""
         with TemporaryDirectory(prefix="atenea-check-") as folder:
-            ctx = Context(
+            yield Context(
                 workdir=Path(folder),
                 cache=(self._cache or Path(folder)) / plugin.name,
                 models=self._models,
@@ -188,9 +216,6 @@ class PluginManager:
                 log=structlog.get_logger(),
                 on_progress=lambda _fraction, _text: None,
             )
-            found = self.call("check", plugin.name, job=job, ctx=ctx)
-        sentences = [found] if isinstance(found, str) else found or []
-        return [f"plugin {plugin.name!r}: {sentence}" for sentence in sentences]
 
     def _load(self, name: str) -> Plugin:
         source = self._source(name)
@@ -311,6 +336,7 @@ def _inspected(name: str, source: PluginSource, module: Any) -> Plugin:
         module=module,
         stages=stages,
         has_check="check" in hooks,
+        has_diagnose="diagnose" in hooks,
         options=options,
         options_schema=_schema(options),
         needs=_needs(module),
@@ -332,7 +358,7 @@ def _hooks(module: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def _hook_mistakes(hook: str, function: Callable[..., Any]) -> Iterator[str]:
-    valid = {"check": hookspecs.check, **{stage: getattr(hookspecs, stage) for stage in STAGES}}
+    valid = {name: getattr(hookspecs, name) for name in ("check", "diagnose", *STAGES)}
     if hook not in valid:
         near = difflib.get_close_matches(hook, valid, n=1)
         yield f"there is no hook {hook!r}; " + (f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(valid)}")

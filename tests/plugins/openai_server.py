@@ -90,6 +90,9 @@ class SpeechServer:
         handshakes: the same for WebSocket handshakes: names of `ERRORS`.
         retry_after: the header of a 429.
         models: what `GET /v1/models` lists.
+        voices: what `GET /v1/audio/voices` lists; None: there is no such list.
+        listing: what it does instead of listing: one of `ERRORS`, "html", "redirect", "reset", or a JSON text.
+        key: the only one that it takes for a list; None: any.
         paid: how often each text was spoken in full.
         requests: the bodies of all requests for speech, in order.
         authorizations: every value of that header.
@@ -104,6 +107,9 @@ class SpeechServer:
     handshakes: deque[str] = field(default_factory=deque)
     retry_after: str = "0"
     models: list[dict[str, Any]] = field(default_factory=list)
+    voices: list[Any] | None = None
+    listing: str = "ok"
+    key: str | None = None
     session_seconds: float = 3600.0
     paid: Counter[str] = field(default_factory=Counter)
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -181,8 +187,8 @@ class _Connection:
                 await self.realtime(head)
                 return
             body = await self.reader.readexactly(int(headers.get("content-length", 0)))
-            if request.startswith("GET /v1/models"):
-                await self.answer(200, json.dumps({"object": "list", "data": self.server.models}).encode())
+            if request.startswith("GET "):
+                await self.list(request.split()[1])
             else:
                 self.server.open += 1
                 self.server.most_open = max(self.server.most_open, self.server.open)
@@ -206,6 +212,25 @@ class _Connection:
         """Until the client hangs up."""
         await asyncio.wait_for(self.reader.read(1), STALL_SECONDS)
         raise EOFError
+
+    async def list(self, path: str) -> None:
+        server = self.server
+        lists = {"/v1/models": {"object": "list", "data": server.models}, "/v1/audio/voices": {"voices": server.voices}}
+        what = "401" if server.key not in {None, self.authorization.removeprefix("Bearer ")} else server.listing
+        if what == "ok" and (path not in lists or lists[path] == {"voices": None}):
+            what = "404"
+        if what in ERRORS:
+            status, error = ERRORS[what]
+            said = f"{error['message'].rstrip('.')}: {self.authorization}."  # some quote what they were sent
+            await self.answer(status, json.dumps({"error": {**error, "message": said}}).encode())
+        elif what == "html":
+            await self.answer(200, HTML, "text/html; charset=utf-8")
+        elif what == "redirect":
+            await self.answer(307, b"", extra="Location: http://127.0.0.1:1/elsewhere\r\n")
+        elif what == "reset":
+            self.reset()
+        else:
+            await self.answer(200, json.dumps(lists[path]).encode() if what == "ok" else what.encode())
 
     async def speech(self, body: dict[str, Any]) -> None:  # noqa: PLR0912 - one branch for each behaviour
         text = body["input"]

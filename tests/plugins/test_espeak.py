@@ -150,3 +150,20 @@ def test_long_data_path(espeak, speak, tmp_path, monkeypatch):
     (deep / "espeak-ng-data").symlink_to(espeakng_loader.get_data_path())
     monkeypatch.setattr(espeakng_loader, "get_data_path", lambda: str(deep / "espeak-ng-data"))
     assert speak("It still speaks.")[2][-1].text == "speaks."
+
+
+def test_diagnose(espeak, make_context, tmp_path, monkeypatch):
+    import espeakng_loader
+
+    def found(**options):
+        (finding,) = espeak.diagnose(make_context(espeak, **options))
+        return finding.status, finding.text, finding.cure
+
+    status, text, _ = found(voice="de")
+    assert status == "ok"
+    assert text.endswith(" has the voice 'de'")
+    assert found(voice="en+f9")[:2] == ("problem", "espeak has no voice variant 'f9'")
+    monkeypatch.setattr(espeakng_loader, "get_library_path", lambda: str(tmp_path / "none.so"))
+    status, text, cure = found()
+    assert (status, cure) == ("problem", "install espeakng-loader anew")
+    assert text.startswith("espeak's library cannot be loaded: ")

@@ -423,6 +423,37 @@ def test_an_interpreter_that_cannot_be_started(render, tmp_path):
         render(python=str(script))
 
 
+def test_diagnose(upstream, checkout, make_context, tmp_path, monkeypatch):
+    folder, programs = checkout(), tmp_path / "programs"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+
+    def found(**options):
+        ctx = make_context(upstream, **{"checkout": folder, "python": sys.executable, **options})
+        return {finding.check: (finding.status, finding.text) for finding in upstream.diagnose(ctx)}
+
+    models = folder / "pretrained_models"
+    right = {
+        "checkout": ("ok", f"{folder}/scripts/inference_long.py is there"),
+        "python": ("ok", f"{sys.executable} has torch"),
+        "models": ("ok", f"all that the published code loads is in {models}"),
+    }
+    assert found() == {"ffmpeg": ("problem", "the published code needs ffmpeg, which is missing"), **right}
+    (programs / "ffmpeg").touch(0o755)
+    assert found() == right
+
+    without = programs / "python"
+    without.write_text("#!/bin/sh\nexit 1\n")
+    without.chmod(0o755)
+    assert found(python=str(without))["python"] == ("problem", f"{without} has no torch")
+    without.write_text("#!/no/such/interpreter\n")
+    assert found(python=str(without))["python"][1].startswith(f"{without} cannot be started: ")
+    (models / "hallo2/net.pth").unlink()
+    assert found()["checkout"][1].startswith(f"models: {models}/hallo2/net.pth is missing")
+    ((status, text),) = found(checkout=None).values()
+    assert (status, text[:19]) == ("problem", "checkout is not set")
+
+
 def test_it_is_a_render_plugin_for_the_gpu(upstream):
     plugin = PluginManager(Path(upstream.__file__).parent).load("upstream")
     assert (plugin.stages, plugin.needs, plugin.has_check) == (("render",), frozenset({"gpu"}), True)

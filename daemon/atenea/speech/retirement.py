@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import date
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from openai import OpenAI
+from typing import Any
 
 SUCCESSOR = "gpt-realtime-2.1-mini"
 """The successor that OpenAI names for its speech models; served by the Realtime API alone."""
@@ -25,16 +23,13 @@ def retirement(model: str) -> date | None:
     return next((day for pattern, day in _ANNOUNCED.items() if re.fullmatch(pattern, model)), None)
 
 
-def listed_shutdown(client: OpenAI, model: str) -> date | None:
-    """The model's `shutdown_date` in `GET /v1/models`; None where there is none, as with most compatible servers.
+def listed_shutdown(models: Iterable[Any], model: str) -> date | None:
+    """The model's `shutdown_date` among the entries of `GET /v1/models`; None where it has none, as on most servers.
 
-    Raises:
-        openai.OpenAIError: the list cannot be had.
+    The entries should be JSON objects; others do not count.
     """
-    listed = next((entry for entry in client.models.list() if entry.id == model), None)
-    if listed is None or not listed.shutdown_date:
-        return None
+    listed = next((entry for entry in models if isinstance(entry, dict) and entry.get("id") == model), {})
     try:
-        return date.fromisoformat(listed.shutdown_date[:10])
+        return date.fromisoformat(str(listed.get("shutdown_date"))[:10])
     except ValueError:
         return None
