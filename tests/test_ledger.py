@@ -684,3 +684,29 @@ def test_a_copy_that_begins_later(db: Ledger, jobs: Jobs) -> None:
     assert [row.job_id for row in db.unfinished_copies()] == [job.id]
     db.copy_finished(job.id)
     assert db.unfinished_copies() == []
+
+
+def test_one_who_only_reads_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a folder?" / "l#1"
+    path.parent.mkdir()
+    writer = Ledger(path)
+    job = Jobs(writer).take()
+    reader = Ledger(path, only_read=True)
+    assert reader.active() == [job]
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.pause(True)
+    reader.close()
+    writer.close()
+    with pytest.raises(AteneaError, match="cannot be opened"):
+        Ledger(tmp_path / "missing", only_read=True)
+    assert not (tmp_path / "missing").exists()
+
+
+def test_one_who_only_reads_leaves_an_older_ledger_as_it_is(tmp_path: Path) -> None:
+    Ledger(tmp_path / "l").close()
+    with sqlite3.connect(tmp_path / "l") as file:
+        file.execute("PRAGMA user_version = 0")
+    file.close()
+    with pytest.raises(AteneaError) as caught:
+        Ledger(tmp_path / "l", only_read=True)
+    assert str(caught.value) == f"{tmp_path / 'l'}: is an older atenea's; start the daemon, which brings it up to date"

@@ -112,6 +112,8 @@ def test_a_job_in_the_list(desk: QueueDesk, jobs: Jobs, daemon: Daemon, db: Ledg
         "fraction": None,
         "progress": "",
         "seconds_left": None,
+        "frames_per_second": None,
+        "render_seconds": None,
         "priority": 3,
         "preset": "news",
         "taken": iso_time(job.created),
@@ -127,8 +129,11 @@ def test_a_job_in_the_list(desk: QueueDesk, jobs: Jobs, daemon: Daemon, db: Ledg
     assert desk.answer("jobs", {})["jobs"] == [running]
     progress.update(0.333333, "speaking")
     (shown,) = desk.answer("jobs", {})["jobs"]
-    assert (shown["fraction"], shown["progress"]) == (0.3333, "speaking")
+    assert (shown["fraction"], shown["progress"], shown["seconds_left"]) == (0.3333, "speaking", None)
+    progress.update(0.5, "speaking")
+    (shown,) = desk.answer("jobs", {})["jobs"]
     assert shown["seconds_left"] >= 0
+    assert shown["frames_per_second"] is None
     del daemon.steps[job.id]
     until = time.time() + 100
     db.try_again(jobs.begin(job), job, db.steps(job.id)[1], error="busy", until=until, died=False)
@@ -162,6 +167,8 @@ def test_one_job_in_full(desk: QueueDesk, jobs: Jobs, db: Ledger, config: Config
         "done": True,
         "failures": 0,
         "seconds": shown["steps"][1]["seconds"],
+        "waited": shown["steps"][1]["waited"],
+        "ran": shown["steps"][1]["ran"],
     }
     assert shown["steps"][4]["plugin"] is None
     assert shown["steps"][5]["done"] is True

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sqlite3
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ SOCKET = "control.sock"
 LEDGER = "ledger.sqlite3"
 _MOST_BYTES = 1 << 16
 _PATIENCE_SECONDS = 5.0
+_CREDENTIALS = struct.Struct("3i")
+"""Of the process at the other end of a socket: its id, its user and its group."""
 
 
 class ControlServer:
@@ -79,22 +82,68 @@ def ask(config: Config, command: str, **arguments: Any) -> dict[str, Any]:
     """
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
+        answer = _daemons_answer(config, command, arguments)
+        if answer is not None:
+            return answer
+        _check_ledger(config)
         try:
-            return _ask_daemon(config.paths.state, command, arguments)
-        except (FileNotFoundError, ConnectionError, BlockingIOError):  # the last one: too many ask at once
-            pass
-        except TimeoutError:
-            raise BusyError(f"{config.paths.state}: the daemon does not answer; see its log") from None
-        except PermissionError:
-            raise UsageError(
-                f"{config.paths.state / SOCKET}: you may not talk to the daemon; join the group that owns the socket"
-            ) from None
-        try:
-            return _answer_here(config, command, arguments)
+            with StateLock(config.paths.state):
+                return _answer_here(config, command, arguments)
         except BusyError:  # a daemon that is starting, or another command
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
+
+
+def look(config: Config, command: str, **arguments: Any) -> dict[str, Any]:
+    """Ask the daemon for what changes nothing, or read the ledger when no daemon runs.
+
+    For one who asks again and again: unlike `ask`, it does not hold the state folder's lock, which would keep a daemon
+    from starting.
+
+    Raises:
+        AteneaError: it cannot be answered.
+        BusyError: the daemon does not answer.
+    """
+    answer = _daemons_answer(config, command, arguments)
+    if answer is not None:
+        return answer
+    _check_ledger(config)
+    return _answer_here(config, command, arguments, only_read=True)
+
+
+def _daemons_answer(config: Config, command: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+    """None when no daemon runs."""
+    try:
+        return _ask_daemon(config.paths.state, command, arguments)
+    except (FileNotFoundError, ConnectionError, BlockingIOError):  # the last one: too many ask at once
+        return None
+    except TimeoutError:
+        raise BusyError(f"{config.paths.state}: the daemon does not answer; see its log") from None
+    except PermissionError:
+        raise UsageError(
+            f"{config.paths.state / SOCKET}: you may not talk to the daemon; join the group that owns the socket"
+        ) from None
+
+
+def daemon_process(state: Path) -> int | None:
+    """The process id of the daemon that listens in a state folder; None if none does.
+
+    Raises:
+        PermissionError: the socket is not for this user.
+        OSError: it cannot be connected to for another reason, such as too many who wait.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+        connection.settimeout(_PATIENCE_SECONDS)
+        try:
+            with _short_path(state) as address:
+                connection.connect(address)
+        except (FileNotFoundError, NotADirectoryError, ConnectionError):
+            return None
+        process, _user, _group = _CREDENTIALS.unpack(
+            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        return int(process)
 
 
 def _ask_daemon(state: Path, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -119,19 +168,21 @@ def _error(answer: dict[str, Any]) -> AteneaError:
     return error
 
 
-def _answer_here(config: Config, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _check_ledger(config: Config) -> None:
     if not (config.paths.state / LEDGER).exists():
         raise UsageError(
             f"{config.paths.state}: no daemon has run here yet; start it (atenea run), or name its --config"
         )
-    with StateLock(config.paths.state):
-        ledger = Ledger(config.paths.state / LEDGER)
-        try:
-            return QueueDesk(config, ledger, NotRunning()).answer(command, arguments)
-        except sqlite3.Error as error:
-            raise AteneaError(f"{config.paths.state / LEDGER}: {error}") from None
-        finally:
-            ledger.close()
+
+
+def _answer_here(config: Config, command: str, arguments: dict[str, Any], *, only_read: bool = False) -> dict[str, Any]:
+    ledger = Ledger(config.paths.state / LEDGER, only_read=only_read)
+    try:
+        return QueueDesk(config, ledger, NotRunning()).answer(command, arguments)
+    except sqlite3.Error as error:
+        raise AteneaError(f"{config.paths.state / LEDGER}: {error}") from None
+    finally:
+        ledger.close()
 
 
 @contextmanager

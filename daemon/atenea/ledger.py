@@ -20,7 +20,7 @@ from atenea.errors import AteneaError, UsageError
 from atenea.inbox.taking import TakenRow
 from atenea.migrations import MIGRATIONS
 from atenea.naming import safe_stem
-from atenea.rows import INTAKE, PUBLISH, AttemptRow, JobRow, Step, StepRow, join_needs, split_needs
+from atenea.rows import INTAKE, PUBLISH, AttemptRow, JobRow, RenderRow, Step, StepRow, join_needs, split_needs
 
 _DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -42,25 +42,66 @@ _DISTINCT_NEEDS = """
 """
 """Jumps from one to the next in the index; DISTINCT would read all of it."""
 
+_HAS_SAMPLES = """
+    iif(json_valid(audio.result), json_type(audio.result, '$.samples'), '') = 'integer'
+    AND iif(json_valid(audio.result), audio.result ->> 'samples', 0) BETWEEN 1 AND 1000000000000
+"""
+"""What a worker says is no more than JSON as Python reads it."""
+
+NEXT_RENDERS = f"""
+    SELECT job.id AS job_id, render.plugin, render.options AS given, NULL AS options, NULL AS seconds,
+        audio.result ->> 'samples' AS samples
+    FROM ({{jobs}}) AS job
+    CROSS JOIN steps AS render ON render.job_id = job.id AND render.position = job.position
+    CROSS JOIN steps AS audio ON audio.job_id = job.id AND audio.position < job.position
+    WHERE render.stage = 'render' AND audio.stage = 'audio' AND {_HAS_SAMPLES}
+"""  # noqa: S608 - our own text, as below
+"""CROSS JOIN keeps this order, in which steps are found by their jobs."""
+
+PAST_RENDERS = f"""
+    SELECT jobs.id AS job_id, render.plugin, render.options AS given, render.result -> 'options' AS options,
+        render.seconds, audio.result ->> 'samples' AS samples
+    FROM jobs
+    CROSS JOIN steps AS render ON render.job_id = jobs.id
+    CROSS JOIN steps AS audio ON audio.job_id = jobs.id AND audio.position < render.position
+    WHERE jobs.finished >= ifnull(
+            (SELECT finished FROM jobs WHERE finished IS NOT NULL ORDER BY finished DESC LIMIT 1 OFFSET ?), 0)
+        AND render.stage = 'render' AND render.plugin = ? AND render.seconds > 0
+        AND iif(json_valid(render.result), json_type(render.result, '$.options'), '') = 'object'
+        AND audio.stage = 'audio' AND {_HAS_SAMPLES}
+        AND NOT EXISTS (SELECT 1 FROM attempts
+            WHERE job_id = jobs.id AND stage = 'render' AND outcome IS NOT 'done')
+    ORDER BY jobs.finished DESC LIMIT ?
+"""  # noqa: S608
+"""A render of several attempts says nothing of its pace: the last one goes on from where the others came to."""
+
 
 class Ledger:
     """Open ledger of a state folder; safe to call from several threads.
 
+    Args:
+        only_read: for one who does not hold the state folder's lock.
+
     Raises:
-        AteneaError: the file cannot be opened, is no ledger, or is a newer version's.
+        AteneaError: the file cannot be opened, is no ledger, or is a newer version's; or an older one's, which is
+            brought up to date unless it is only read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, only_read: bool = False) -> None:
         self._path = path
         self._lock = threading.RLock()
+        address = f"{path.absolute().as_uri()}?mode={'ro' if only_read else 'rwc'}"
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
-            self._set_up()
+            self._db = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, timeout=5)
+            self._db.row_factory = sqlite3.Row
+            if only_read:
+                self._check_version()
+            else:
+                self._set_up()
         except sqlite3.Error as error:
             raise AteneaError(f"{path}: the ledger cannot be opened: {error}") from None
 
     def _set_up(self) -> None:
-        self._db.row_factory = sqlite3.Row
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
@@ -210,6 +251,24 @@ class Ledger:
         """Every attempt at a step of a job, in order."""
         rows = self._rows("SELECT * FROM attempts WHERE job_id = ? ORDER BY id", job_id)
         return [AttemptRow(**{name: row[name] for name in AttemptRow.__dataclass_fields__}) for row in rows]
+
+    def next_renders(self, limit: int) -> list[RenderRow]:
+        """The renders that are the next step, or run, of the unfinished jobs that are served first."""
+        jobs = f"SELECT id, position FROM jobs WHERE {_ACTIVE} ORDER BY priority DESC, id LIMIT ?"  # noqa: S608
+        return [RenderRow.of(dict(row)) for row in self._rows(NEXT_RENDERS.format(jobs=jobs), limit)]
+
+    def next_render(self, job_id: str) -> RenderRow | None:
+        """The job's render, if that is its next step or runs."""
+        jobs = f"SELECT id, position FROM jobs WHERE id = ? AND {_ACTIVE}"  # noqa: S608
+        rows = self._rows(NEXT_RENDERS.format(jobs=jobs), job_id)
+        return RenderRow.of(dict(rows[0])) if rows else None
+
+    def past_renders(self, plugin: str, *, limit: int, within: int) -> list[RenderRow]:
+        """The last renders of a plugin that were done at the first attempt, the latest first.
+
+        They are looked for among the `within` jobs that finished last: there may be very many.
+        """
+        return [RenderRow.of(dict(row)) for row in self._rows(PAST_RENDERS, within - 1, plugin, limit)]
 
     def has_stem(self, stem: str) -> bool:
         """Whether the files of this stem in the outbox are a job's."""
@@ -443,13 +502,21 @@ class Ledger:
     def _jobs(self, where: str, *values: Any) -> list[JobRow]:
         return [JobRow.of(dict(row)) for row in self._rows(f"SELECT * FROM jobs {where}", *values)]  # noqa: S608 - our own text
 
-    def _migrate(self) -> None:
+    def _version(self) -> int:
         version = int(self._value("PRAGMA user_version"))
         if version > len(MIGRATIONS):
             raise AteneaError(
                 f"{self._path}: was written by a newer atenea (version {version} of the ledger, this one knows"
                 f" {len(MIGRATIONS)}); install that version again"
             )
+        return version
+
+    def _check_version(self) -> None:
+        if self._version() < len(MIGRATIONS):
+            raise AteneaError(f"{self._path}: is an older atenea's; start the daemon, which brings it up to date")
+
+    def _migrate(self) -> None:
+        version = self._version()
         if 0 < version < len(MIGRATIONS):
             self._back_up(version)
         for number in range(version, len(MIGRATIONS)):

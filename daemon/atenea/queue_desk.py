@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, ValidationError, validate_call
 
 from atenea.config import Config
 from atenea.errors import UsageError
+from atenea.estimate import Forecast, forecast_of, forecasts
 from atenea.ledger import Ledger
 from atenea.progress import Progress
 from atenea.rows import JobRow
@@ -93,11 +94,12 @@ class QueueDesk:
     def jobs(self, limit: Annotated[int, Field(ge=0, le=MOST)] = RECENT) -> dict[str, Any]:
         """The unfinished jobs, as far as one wants to see them, then those that finished last."""
         active = self._ledger.active(_NEXT)
+        renders = forecasts(self._ledger, self._ledger.next_renders(_NEXT))
         return {
             **self._running.status(),
             "paused": self._ledger.paused,
             "more": sum(self._ledger.counts().values()) - len(active),
-            "jobs": [self._view(row) for row in active + self._ledger.finished(limit)],
+            "jobs": [self._view(row, renders.get(row.id)) for row in active + self._ledger.finished(limit)],
         }
 
     def show(self, job: str) -> dict[str, Any]:
@@ -139,7 +141,7 @@ class QueueDesk:
     def taken(self, device: int, inode: int) -> dict[str, Any]:
         """The job that a file of the inbox has become, if it was taken."""
         row = self._ledger.taken_from(device, inode)
-        return {**self._running.status(), "job": self._view(row) if row else None}
+        return {**self._running.status(), "job": self._view_one(row) if row else None}
 
     def wake(self) -> dict[str, Any]:
         """Look at the inbox now."""
@@ -148,10 +150,13 @@ class QueueDesk:
 
     def _changed(self, row: JobRow) -> dict[str, Any]:
         self._running.wake()
-        return {"job": self._view(self._find(row.id))}
+        return {"job": self._view_one(self._find(row.id))}
 
-    def _view(self, row: JobRow) -> dict[str, Any]:
-        return job_view(self._with_trouble(row), self._running.progress(row.id))
+    def _view_one(self, row: JobRow) -> dict[str, Any]:
+        return self._view(row, forecast_of(self._ledger, row.id))
+
+    def _view(self, row: JobRow, forecast: Forecast | None) -> dict[str, Any]:
+        return job_view(self._with_trouble(row), self._running.progress(row.id), forecast)
 
     def _with_trouble(self, row: JobRow) -> JobRow:
         """The job, and why the daemon cannot go on with it now, which no ledger on a full disk could hold."""

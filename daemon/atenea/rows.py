@@ -117,3 +117,28 @@ class AttemptRow:
     ended: float | None
     outcome: str | None
     error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderRow:
+    """A render, done or to be done, and what its pace depends on.
+
+    Attributes:
+        samples: of the speech, at 16 kHz.
+        given: the plugin's options as the job, its preset and the configuration give them.
+        options: all of them, defaults too; None until it is done.
+        seconds: what it took; None until it is done.
+    """
+
+    job_id: str
+    plugin: str
+    samples: int
+    given: Mapping[str, Any]
+    options: Mapping[str, Any] | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> RenderRow:
+        """From a row with the columns of the same names, of which `given` and `options` are JSON."""
+        values = {**row, "given": json.loads(row["given"]), "options": json.loads(row["options"] or "null")}
+        return cls(**values)

@@ -6,7 +6,7 @@ import sys
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -54,12 +54,21 @@ class StepDisplay:
 
     def update(self, progress: steps.Progress) -> None:
         """Show the progress of a step."""
-        self.show(progress.plugin or progress.stage, progress.fraction, progress.text, progress.seconds_left)
+        step = progress.plugin or progress.stage
+        self.show(step, progress.fraction, progress.text, progress.seconds_left, progress.frames_per_second)
 
-    def show(self, step: str, fraction: float, text: str, seconds_left: float | None) -> None:
+    def show(
+        self,
+        step: str,
+        fraction: float,
+        text: str,
+        seconds_left: float | None,
+        frames_per_second: float | None = None,
+    ) -> None:
         """Show that a step is so far."""
-        left = f"{spoken_duration(seconds_left)} left" if seconds_left is not None and fraction < 1 else ""
-        words = ", ".join(part for part in (printable(text), left) if part)
+        frames = f"{frames_per_second:.1f} frames/s" if frames_per_second is not None else ""
+        rest = f"{spoken_duration(seconds_left)} left" if seconds_left is not None and fraction < 1 else ""
+        words = ", ".join(part for part in (printable(text), frames, rest) if part)
         if self._bars:
             if step not in self._tasks:
                 self.complete()
@@ -74,19 +83,21 @@ def job_table(answer: dict[str, Any]) -> RenderableType:
     """The queue as a table."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("JOB", "NAME", "STATE", "DONE", "LEFT", "NOTE"):
-        table.add_column(heading, justify="right" if heading in {"DONE", "LEFT"} else "left", overflow="fold")
+        justify: JustifyMethod = "right" if heading in {"DONE", "LEFT"} else "left"
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=heading not in {"NAME", "NOTE"})
     for job in answer["jobs"]:
-        state = Text(job["state"], style=STATE_STYLES.get(job["state"], "cyan"))
-        table.add_row(job["id"], Text(job["name"]), state, _percent(job), _left(job), Text(note(job)))
+        table.add_row(job["id"], Text(job["name"]), state(job), percent(job), left(job), Text(note(job)))
     return Group(headline(answer), table) if answer["jobs"] else headline(answer)
 
 
-def job_lines(answer: dict[str, Any]) -> list[str]:
-    """The queue as lines of tab-separated columns, for pipes."""
-    return [
-        "\t".join([job["id"], job["name"], job["state"], _percent(job), _left(job), note(job)])
-        for job in answer["jobs"]
-    ]
+def state(job: dict[str, Any]) -> Text:
+    """The job's state, coloured."""
+    return Text(job["state"], style=STATE_STYLES.get(job["state"], "cyan"))
+
+
+def job_line(job: dict[str, Any]) -> str:
+    """A job as tab-separated columns, for pipes."""
+    return "\t".join([job["id"], job["name"], job["state"], percent(job), left(job), note(job)])
 
 
 def headline(answer: dict[str, Any]) -> Text:
@@ -111,9 +122,20 @@ def note(job: dict[str, Any]) -> str:
     return printable(job["progress"])
 
 
-def _percent(job: dict[str, Any]) -> str:
+def percent(job: dict[str, Any]) -> str:
+    """How far the job's running step is."""
     return f"{job['fraction']:.0%}" if job["fraction"] is not None else ""
 
 
-def _left(job: dict[str, Any]) -> str:
-    return spoken_duration(job["seconds_left"]) if job["seconds_left"] is not None else ""
+def pace(job: dict[str, Any]) -> str:
+    """How fast the job's render is."""
+    return f"{job['frames_per_second']:.1f}" if job["frames_per_second"] is not None else ""
+
+
+def left(job: dict[str, Any]) -> str:
+    """How long the job's running step will still take; with "~", how long the render that it waits for will."""
+    if job["seconds_left"] is not None:
+        return spoken_duration(job["seconds_left"])
+    if job["render_seconds"] is not None and not job["running"]:
+        return f"~{spoken_duration(job['render_seconds'])}"
+    return ""

@@ -11,31 +11,35 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.live import Live
 
-from atenea.cli.app import ConfigOption, JsonOption, app
-from atenea.cli.display import StepDisplay, job_lines, job_table, note
+from atenea.cli.app import ConfigOption, JsonOption, app, examples
+from atenea.cli.details import detail_lines
+from atenea.cli.display import StepDisplay, job_line, job_table, note
+from atenea.cli.provenance import ProvenanceOption, TrustOption, show_provenance
+from atenea.cli.watch import watch as watch_queue
 from atenea.config import load_config
 from atenea.control import ask
-from atenea.durations import spoken_duration
 from atenea.errors import ExitCode, UsageError
 from atenea.naming import printable
 from atenea.queue_desk import MOST, RECENT
 from atenea.submission import Submitted, submit_file
 
-_REFRESH_SECONDS = 0.5
 _POLL_SECONDS = 0.2
 
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or its name for the newest of that name.")]
+_JOB = typer.Argument(metavar="JOB", help="A job's id, or its name for the newest of that name.")
+JobArgument = Annotated[str, _JOB]
+OptionalJobArgument = Annotated[str | None, _JOB]
 
 
-@app.command()
+@app.command(epilog=examples("atenea submit hello.txt", "atenea submit --wait news/*.toml"))
 def submit(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Texts, TOML job files or job folders.")],
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the results; exit 1 if one fails.")] = False,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Texts, TOML job files or job folders.")],
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Show the progress and wait; exits with 1 if a job fails.")
+    ] = False,
     config: ConfigOption = None,
 ) -> int:
-    """Put jobs into the inbox safely, with the files that they name."""
+    """Put jobs into the inbox, with the files that they name. Prints where they are; a name in use gets a number."""
     settings = load_config(config)
     submitted = [submit_file(file, settings.paths.inbox, settings.presets) for file in files]
     if not wait:
@@ -61,7 +65,8 @@ def _wait(settings: Any, submitted: Submitted) -> bool:
             if job and job["finished"]:
                 break
             if job and job["running"]:
-                display.show(job["plugin"] or job["stage"], job["fraction"], job["progress"], job["seconds_left"])
+                step = job["plugin"] or job["stage"]
+                display.show(step, job["fraction"], job["progress"], job["seconds_left"], job["frames_per_second"])
             time.sleep(_POLL_SECONDS)
     if job["state"] == "done":
         outputs = ask(settings, "show", job=job["id"])["outputs"]
@@ -71,78 +76,63 @@ def _wait(settings: Any, submitted: Submitted) -> bool:
     return False
 
 
-@app.command()
+@app.command(epilog=examples("atenea jobs", "atenea jobs --watch", "atenea jobs --json | jq -r '.jobs[].name'"))
 def jobs(
     as_json: JsonOption = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep showing, until interrupted.")] = False,
-    limit: Annotated[int, typer.Option(min=0, max=MOST, help="How many finished jobs to show.")] = RECENT,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing until Ctrl+C; in a pipe, what changes.")] = False,
+    limit: Annotated[int, typer.Option(metavar="N", min=0, max=MOST, help="How many finished jobs to show.")] = RECENT,
     config: ConfigOption = None,
 ) -> None:
-    """Show the queue, and what finished last."""
+    """Show the queue, and what finished last. Unfinished jobs stand in the order in which they are served."""
     settings = load_config(config)
+    if watch:
+        watch_queue(settings, limit, as_json=as_json)
+        return
+    answer = ask(settings, "jobs", limit=limit)
     console = Console()
-
-    def show() -> dict[str, Any]:
-        return ask(settings, "jobs", limit=limit)
-
-    def print_lines() -> None:
-        answer = show()
-        for line in [json.dumps(answer)] if as_json else job_lines(answer):
-            print(line, flush=True)
-
-    if not watch and (as_json or not console.is_terminal):
-        print_lines()
-    elif not watch:
-        console.print(job_table(show()))
-    elif as_json or not console.is_terminal:
-        while True:
-            print_lines()
-            time.sleep(_REFRESH_SECONDS)
+    if as_json:
+        print(json.dumps(answer))
+    elif console.is_terminal:
+        console.print(job_table(answer))
     else:
-        with Live(job_table(show()), console=console, auto_refresh=False, screen=True) as live:
-            while True:
-                time.sleep(_REFRESH_SECONDS)
-                live.update(job_table(show()), refresh=True)
+        for job in answer["jobs"]:
+            print(job_line(job))
 
 
-@app.command()
-def show(job: JobArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Show one job: its state, stages, attempts and files."""
+@app.command(epilog=examples("atenea show hello", "atenea show hello --json | jq .error"))
+def show(
+    job: OptionalJobArgument = None,
+    as_json: JsonOption = False,
+    provenance: ProvenanceOption = None,
+    trust: TrustOption = None,
+    config: ConfigOption = None,
+) -> int:
+    """Show one job: state, stages, failed attempts, files and log.
+
+    Of each stage it says how long it waited and ran, of the log the last lines.
+    """
+    if provenance:
+        return show_provenance(provenance, trust, as_json=as_json)
+    if job is None:
+        raise UsageError("show: name a job; or a video, to see how it was made: --provenance FILE")
     details = ask(load_config(config), "show", job=job)
     if as_json:
         print(json.dumps(details))
-        return
-    print("\n".join(_details(details)))
-
-
-def _details(job: dict[str, Any]) -> list[str]:
-    lines = [f"{job['name']} ({job['id']}): {job['state']}"]
-    if job["running"]:
-        left = f", {spoken_duration(job['seconds_left'])} left" if job["seconds_left"] is not None else ""
-        lines.append(f"  now: {job['plugin'] or job['stage']} {job['fraction']:.0%}{left} {printable(job['progress'])}")
-    if note(job) and not job["running"]:
-        lines.append(f"  {note(job)}")
-    lines.append(f"  taken: {job['taken']} as {printable(job['file'])}")
-    for step in job["steps"]:
-        name = f"{step['stage']} {step['plugin'] or ''}".strip()
-        if step["done"]:
-            lines.append(f"  {name}: done in {step['seconds'] or 0:.1f} s")
-        else:
-            lines.append(f"  {name}: to do{', failed ' + str(step['failures']) + ' times' if step['failures'] else ''}")
-    lines += [f"  {path}" for path in job["outputs"]]
-    return lines
+    else:
+        print("\n".join(detail_lines(details)))
+    return ExitCode.DONE
 
 
 @app.command()
 def cancel(job: JobArgument, config: ConfigOption = None) -> None:
-    """Cancel a job; a stage that runs is told to stop, and ended after 10 seconds."""
+    """Cancel a job. A stage that runs is told to stop, and ended after 10 seconds."""
     answer = ask(load_config(config), "cancel", job=job)
     _say(answer, "is cancelled" if answer["job"]["finished"] else "is being cancelled")
 
 
 @app.command()
 def retry(job: JobArgument, config: ConfigOption = None) -> None:
-    """Try a failed or cancelled job again, from the last stage that was finished."""
+    """Try a failed or cancelled job again. It goes on after its last finished stage."""
     _say(ask(load_config(config), "retry", job=job), "is queued again")
 
 
@@ -152,7 +142,7 @@ def _say(answer: dict[str, Any], what: str) -> None:
 
 @app.command()
 def pause(config: ConfigOption = None) -> None:
-    """Start no new stages until `atenea resume`; what runs is finished."""
+    """Start no new stages until `atenea resume`. What runs is finished; jobs are still taken and checked."""
     ask(load_config(config), "pause")
     print("the queue is paused")
 
