@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atenea.speech.sentences import Pause, _ends, split
+from atenea.speech.sentences import Pause, sentence_ends, split
 
 TEXTS = st.text(
     st.sampled_from("abcXY12 .!?\n\t,;\u3002\uff01\u2026\"')\u201d\u00bf\u00e9\u0301\u200d\u6f22\r\u2029-"),
@@ -18,7 +18,7 @@ TEXTS = st.text(
 
 def ends(text):
     """What stands before each end of a sentence; at the end of the text there is always one."""
-    return [text[: end.position].rstrip()[-12:] for end in _ends(text)]
+    return [text[: end.position].rstrip()[-12:] for end in sentence_ends(text)]
 
 
 @given(st.one_of(TEXTS, st.text(max_size=300)), st.integers(1, 120))

@@ -18,6 +18,7 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
+from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
@@ -127,6 +128,19 @@ def created(path: Path, options: Mapping[str, str] = MappingProxyType({})) -> Ou
     """A new MP4 file as an open container."""
     # "file:" keeps a name with a colon from being taken for a protocol.
     return av.open(f"file:{path.absolute()}", "w", format="mp4", container_options=dict(options))
+
+
+def copied_streams(source: InputContainer, output: OutputContainer) -> dict[int, Stream]:
+    """Streams of `output` for pictures, sounds and subtitles of `source`, by their index there, to copy packets into.
+
+    Each keeps its language, and whether it is switched on.
+    """
+    copies: dict[int, Stream] = {}
+    for stream in (*source.streams.video, *source.streams.audio, *source.streams.subtitles):
+        copy = copies[stream.index] = output.add_stream_from_template(stream)
+        copy.metadata.update(stream.metadata)
+        copy.disposition = stream.disposition
+    return copies
 
 
 def _h264_stream(container: OutputContainer, rate: Fraction, width: int, options: Mapping[str, str]) -> VideoStream:

@@ -90,14 +90,16 @@ class Piece:
         return bool(_SPEECH.search(self.text))
 
 
-class _End(NamedTuple):
+class End(NamedTuple):
+    """Where a piece may end: after the white space there, which is where the next one begins."""
+
     position: int
     pause: Pause
 
 
 def split(text: str, limit: int = PIECE_CHARACTERS) -> list[Piece]:
     """The text in pieces of at most `limit` characters (at least 1), not counting white space around a piece."""
-    ends = [*_ends(text), _End(len(text), Pause.PARAGRAPH)]
+    ends = [*sentence_ends(text), End(len(text), Pause.PARAGRAPH)]
     positions = [end.position for end in ends]
     pieces: list[Piece] = []
     start = 0
@@ -108,8 +110,8 @@ def split(text: str, limit: int = PIECE_CHARACTERS) -> list[Piece]:
     return pieces
 
 
-def _choose(text: str, start: int, ends: Iterable[_End], limit: int) -> _End:
-    chosen: _End | None = None
+def _choose(text: str, start: int, ends: Iterable[End], limit: int) -> End:
+    chosen: End | None = None
     begin = _skip_space(text, start)
     for end in ends:
         length = _strip_end(text, begin, end.position) - begin
@@ -118,7 +120,7 @@ def _choose(text: str, start: int, ends: Iterable[_End], limit: int) -> _End:
         chosen = end
         if end.pause is Pause.PARAGRAPH and length >= limit // 3:
             break
-    return chosen or _End(_cut_inside(text, begin, limit), Pause.NONE)
+    return chosen or End(_cut_inside(text, begin, limit), Pause.NONE)
 
 
 def _cut_inside(text: str, begin: int, limit: int) -> int:
@@ -141,13 +143,14 @@ def _between_letters(text: str, begin: int, stop: int) -> int:
     return stop
 
 
-def _ends(text: str) -> Iterator[_End]:
+def sentence_ends(text: str) -> Iterator[End]:
+    """Where sentences and paragraphs end, in order; not the end of the text."""
     for match in _END.finditer(text):
         gap = match["full_gap"] or match["gap"] or match["blank"] or ""
         if _BLANK_LINE.search(gap):
-            yield _End(match.end(), Pause.PARAGRAPH)
+            yield End(match.end(), Pause.PARAGRAPH)
         elif match["mark"] is None or _ends_sentence(text, match):
-            yield _End(match.end(), Pause.SENTENCE)
+            yield End(match.end(), Pause.SENTENCE)
 
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:

@@ -1,0 +1,1 @@
+"""Subtitles: words with their times become cues, and these become files and a track of the video."""
