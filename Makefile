@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak lint format bench wheel clean
+.PHONY: help run test soak lint format docs bench wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,6 +30,9 @@ lint: $(VENV)/installed-dev  ## ruff, mypy, import-linter
 format: $(VENV)/installed-dev  ## let ruff lay the code out
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+docs: $(VENV)/installed-dev  ## write what docs/reference.md has from the code
+	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/installed-dev  ## print the figures that README quotes
 	$(BIN)/python benchmarks/make_run.py

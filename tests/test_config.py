@@ -9,6 +9,7 @@ import pytest
 
 from atenea.config import Config, load_config
 from atenea.errors import ConfigError, ExitCode
+from atenea.jobfile import JobKeys
 
 
 @pytest.fixture
@@ -120,6 +121,39 @@ def test_a_configuration_reaches_a_worker_as_json(home: Path) -> None:
     assert Config.model_validate_json(config.model_dump_json()) == config
 
 
+@pytest.mark.parametrize(
+    ("toml", "everywhere", "in_preset"),
+    [
+        ("", True, True),
+        ("[post]\nplugins = ['poster']", True, True),
+        ("[post.provenance]\ncertificate = '/c'\nprivate_key = '/k'", True, True),
+        ("[post.provenance]\nenabled = false", False, False),
+        ("[presets.a.post.provenance]\nenabled = false", True, False),
+        ("[post.provenance]\nenabled = false\n[presets.a.post.provenance]\nenabled = true", False, True),
+    ],
+)
+def test_videos_are_marked_unless_it_is_switched_off(
+    home: Path, monkeypatch: pytest.MonkeyPatch, toml: str, everywhere: bool, in_preset: bool
+) -> None:
+    config = load_config(write(home / "atenea.toml", toml))
+    preset = config.presets.get("a", JobKeys())
+    assert (config.post.marked(), config.post.marked(preset)) == (everywhere, in_preset)
+    monkeypatch.setattr("atenea.config.find_spec", lambda _name: None)  # the extra is not installed
+    assert config.post.marked() is False
+    assert config.post.marked(preset) is ("enabled = true" in toml)
+
+
+def test_a_path_may_lie_among_the_credentials_of_the_service(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toml = "[post.provenance]\ncertificate = '/etc/c.pem'\nprivate_key = '$CREDENTIALS_DIRECTORY/key.pem'\n"
+    file = write(home / "atenea.toml", toml + "[presets.a.post.x]\nlist = ['$CREDENTIALS_DIRECTORY/']\n")
+    assert (load_config(file).post.model_extra or {})["provenance"]["private_key"] == "$CREDENTIALS_DIRECTORY/key.pem"
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/atenea.service")
+    config = load_config(file)
+    assert config.post.model_extra == {
+        "provenance": {"certificate": "/etc/c.pem", "private_key": "/run/credentials/atenea.service/key.pem"}
+    }
+
+
 # Mistakes
 
 
@@ -162,6 +196,15 @@ def test_a_configuration_reaches_a_worker_as_json(home: Path) -> None:
         ),
         ("[tts]\nplugin = 3", "tts.plugin: should be a valid string, but is 3"),
         ("[post]\nplugins = 'poster'", 'post.plugins: should be a valid array, but is "poster"'),
+        (
+            "[post]\nplugins = ['provenance', 'poster']",
+            "post.plugins: 'provenance' must be the last one, because a later plugin would break its signature",
+        ),
+        (
+            "[presets.a.post]\nplugins = ['provenance', 'x']",
+            "presets.a.post.plugins: 'provenance' must be the last one, "
+            "because a later plugin would break its signature",
+        ),
         ("[presets.'a/b']", "presets: 'a/b' cannot be the name of a folder; rename the preset"),
         ("[presets.'.a']", "presets: '.a' cannot be the name of a folder; rename the preset"),
         ('[presets."a\\nb"]', "presets: 'a\\nb' cannot be the name of a folder; rename the preset"),
@@ -198,3 +241,25 @@ def test_a_configuration_that_is_not_utf8_names_the_line(home: Path) -> None:
     (home / "atenea.toml").write_bytes("[paths]\ninbox = 'für'".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"line 2 is not UTF-8 \(byte 0xfc\); save it as UTF-8$"):
         load_config(home / "atenea.toml")
+
+
+def test_the_machines_configuration_leaves_paths_to_the_service(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(home / "etc/atenea/atenea.toml", "[paths]\nassets = '/srv/pictures'\nmodels = 'models'\n")
+    monkeypatch.setattr("atenea.config.SERVICE_FILE", file)
+    assert {name: str(path) for name, path in load_config(file).paths} == {
+        "inbox": "/var/lib/atenea/inbox",
+        "outbox": "/var/lib/atenea/outbox",
+        "state": "/var/lib/atenea/state",
+        "cache": "/var/cache/atenea",
+        "assets": "/srv/pictures",
+        "plugins": "/var/lib/atenea/plugins",
+        "models": str(home / "etc/atenea/models"),
+    }
+
+
+def test_a_service_without_a_file_has_systemds_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.path.exists("/etc/atenea/atenea.toml"):
+        pytest.skip("this machine has a configuration of its own")
+    monkeypatch.setenv("CACHE_DIRECTORY", "/var/cache/atenea")
+    paths = load_config().paths
+    assert (paths.cache, paths.state) == (Path("/var/cache/atenea"), home / "state")

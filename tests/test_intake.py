@@ -53,6 +53,8 @@ file_bytes = 5000
 picture_pixels = 10000
 [render]
 plugin = "still"
+[post.provenance]
+enabled = {marked}
 """
 
 
@@ -63,6 +65,7 @@ class Bench:
         self.root = root
         self.folder = root / "state/jobs/1"
         self.settle: float = 0
+        self.marked = False
         self.more = ""
         self.overrides = ""
         for name in ("inbox", "assets", "plugins", "state/jobs/1/original"):
@@ -89,7 +92,8 @@ class Bench:
 
     @property
     def config(self) -> Config:
-        config = load_config(self.write("atenea.toml", _CONFIG.format(settle=self.settle) + self.more))
+        text = _CONFIG.format(settle=self.settle, marked=str(self.marked).lower()) + self.more
+        config = load_config(self.write("atenea.toml", text))
         return config.model_copy(update={"overrides": parse_job_toml(self.overrides.encode(), "overrides")})
 
     def intake(
@@ -268,7 +272,8 @@ def test_a_picture_that_may_not_be_read_is_a_mistake(bench: Bench, monkeypatch: 
     bench.picture("state/jobs/1/original/hello.png")
     relative = bench.original("hello.txt", "x")
     monkeypatch.setattr(durable, "copy_synced", refuse)
-    assert bench.mistakes(relative) == ("hello.txt", ["avatar: 'hello.png' cannot be read: Permission denied"])
+    sentence = "avatar: 'hello.png' may not be read by atenea; run chmod g+r on it, and drop the job again"
+    assert bench.mistakes(relative) == ("hello.txt", [sentence])
 
 
 def test_it_wins_over_the_presets_avatar_which_need_not_be_there(bench: Bench) -> None:
@@ -632,3 +637,45 @@ def test_a_copy_that_had_to_be_waited_for_leaves_those_of_before(bench: Bench, m
         assert "waiting" in bench.intake(relative)
     file.unlink()
     assert bench.job(relative).text == "x"
+
+
+def posts(bench: Bench, relative: str, preset: str | None = None) -> list[str]:
+    """The post plugins of the job."""
+    return [settings.plugin for settings in bench.job(relative, preset).post]
+
+
+def test_every_video_is_marked_at_the_end_whatever_the_job_lists(bench: Bench) -> None:
+    pytest.importorskip("c2pa", reason="c2pa-python is not installed")
+    bench.marked = True
+    assert posts(bench, bench.original("a.txt", "x")) == ["provenance"]
+    for listed, found in {
+        "[]": ["provenance"],
+        "['poster']": ["poster", "provenance"],
+        "['poster', 'provenance']": ["poster", "provenance"],
+    }.items():
+        assert posts(bench, bench.original("a.toml", f"text = 'x'\n[post]\nplugins = {listed}")) == found
+    bench.more = "[presets.drafts.post.provenance]\nenabled = false\n"
+    assert posts(bench, bench.original("a.txt", "x"), "drafts") == []
+    assert posts(bench, bench.original("a.txt", "x")) == ["provenance"]
+
+
+def test_a_job_cannot_change_how_videos_are_marked(bench: Bench) -> None:
+    off = bench.original("a.toml", "text = 'x'\n[post.provenance]\nenabled = false\ntimestamp_url = 'http://x'\n")
+    bench.marked = True
+    assert bench.mistakes(off) == (
+        "a.toml",
+        [
+            "post.provenance.enabled: only the configuration may set it",
+            "post.provenance.timestamp_url: only the configuration may set it",
+        ],
+    )
+    bench.marked = False
+    assert bench.mistakes(bench.original("b.toml", "text = 'x'\n[post.provenance]\nenabled = true\n")) == (
+        "b.toml",
+        ["post.provenance: is no plugin of this job; list it in post.plugins, or remove the table"],
+    )
+    early = bench.original("c.toml", "text = 'x'\n[post]\nplugins = ['provenance', 'poster']\n")
+    assert bench.mistakes(early) == (
+        "c.toml",
+        ["post.plugins: 'provenance' must be the last one, because a later plugin would break its signature"],
+    )

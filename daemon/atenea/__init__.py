@@ -2,6 +2,7 @@
 
 from atenea.context import Context
 from atenea.errors import PermanentError, TransientError
+from atenea.finding import Finding
 from atenea.hookspecs import hookimpl
 from atenea.job import Job, StageSettings
 from atenea.options import PluginOptions
@@ -11,6 +12,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Context",
+    "Finding",
     "Job",
     "PermanentError",
     "PluginOptions",

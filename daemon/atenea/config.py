@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from atenea.credentials import with_folder
 from atenea.errors import ConfigError, MistakesError
-from atenea.jobfile import JobKeys, StageDefaults, only_one, parse_toml
+from atenea.jobfile import PROVENANCE, JobKeys, PostPlugins, StageDefaults, only_one, parse_toml
 from atenea.mistakes import Invalid, validated
 
 Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400, allow_inf_nan=False)]
@@ -25,16 +27,29 @@ class Paths(_Table):
     """Where everything lies; relative paths are relative to the configuration file."""
 
     inbox: Path = Path("inbox")
+    """Drop jobs here."""
     outbox: Path = Path("outbox")
+    """Videos appear here."""
     state: Path = Path("state")
+    """The ledger and the jobs' folders. On the inbox's file system taking a job is a rename, elsewhere a copy."""
     cache: Path = Path("cache")
+    """What plugins keep for later jobs."""
     assets: Path = Path("assets")
+    """Pictures and sounds that many jobs name."""
     plugins: Path = Path("plugins")
+    """Your own plugins, one file each."""
     models: Path = Path("models")
+    """Weights of models."""
 
     def under(self, base: Path) -> Paths:
         """The same, absolute."""
         return Paths(**{name: Path(os.path.abspath(base / path)) for name, path in self})
+
+
+SERVICE_FILE = Path("/etc/atenea/atenea.toml")
+"""The configuration of the whole machine: what it leaves out of `[paths]` lies where services keep such things."""
+
+_SERVICE_PATHS = Paths(cache=Path("/var/cache/atenea")).under(Path("/var/lib/atenea"))
 
 
 class Watch(_Table):
@@ -52,18 +67,21 @@ class Tts(StageDefaults):
     """Which plugin speaks."""
 
     plugin: str = "espeak"
+    """The plugin that speaks."""
 
 
 class Audio(StageDefaults):
     """Which plugin makes the 16 kHz WAV."""
 
     plugin: str = "wav"
+    """The plugin that makes the 16 kHz WAV."""
 
 
 class Render(StageDefaults):
     """Which plugin makes the picture speak."""
 
     plugin: str = "preview"
+    """The plugin that makes the picture speak."""
 
 
 class Post(BaseModel):
@@ -72,22 +90,35 @@ class Post(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, dict[str, Any]] = Field(init=False)
 
-    plugins: tuple[str, ...] = ()
+    plugins: PostPlugins = ()
+    """Plugins that change the finished video or add to it, in this order."""
+
+    def marked(self, preset: JobKeys | None = None) -> bool:
+        """Whether videos go through `provenance` at the end, listed or not.
+
+        `[post.provenance] enabled` says so, the preset's before the configuration's; otherwise, where the extra is
+        installed.
+        """
+        options = {**(self.model_extra or {}).get(PROVENANCE, {}), **(preset or JobKeys()).post.options(PROVENANCE)}
+        return bool(options.get("enabled", find_spec("c2pa") is not None))
 
 
 class Outbox(_Table):
     """What else is written to the outbox."""
 
     progress_files: bool = False
-    """Keep a NAME.progress.txt while a job runs."""
+    """Keep a `NAME.progress.txt` in the outbox while a job runs."""
 
 
 class Workers(_Table):
     """How many stages run at once, by what they need."""
 
     cpu: Count = Field(default_factory=lambda: os.cpu_count() or 1)
+    """Stages at once whose plugins need `cpu`."""
     network: Count = 4
+    """Stages at once whose plugins need `network`."""
     gpu: Count = 1
+    """Stages at once whose plugins need `gpu`."""
     cancel_seconds: Seconds = 10.0
     """How long a cancelled stage may take to stop by itself."""
     idle_seconds: Seconds = 300.0
@@ -98,9 +129,13 @@ class Retry(_Table):
     """When a stage that failed for a passing reason is tried again."""
 
     attempts: Count = 10
+    """How often a stage is tried that fails for a passing reason."""
     first_seconds: Seconds = 10.0
+    """The wait before the second attempt."""
     factor: Annotated[float, Field(ge=1, le=100)] = 3.0
+    """Each wait is so many times the one before it."""
     max_seconds: Seconds = 1800.0
+    """The longest wait."""
     worker_deaths: Count = 3
     """A job whose workers died so often is set aside as failed."""
 
@@ -109,10 +144,13 @@ class Limits(_Table):
     """What is too much."""
 
     job_file_bytes: int = Field(1_048_576, ge=1)
+    """The largest TOML job file."""
     text_characters: int = Field(200_000, ge=1)
+    """The longest text."""
     file_bytes: int = Field(4 * 1024**3, ge=1)
     """The largest picture or sound file that a job may name."""
     picture_pixels: int = Field(100_000_000, ge=1)
+    """The largest picture."""
     wait_for_files_seconds: Seconds = 600.0
     """How long a job waits for files that it names."""
     silence_seconds: Seconds = 900.0
@@ -123,12 +161,13 @@ class Retention(_Table):
     """How long the state folder keeps what finished jobs were made from (for `atenea retry`)."""
 
     done_days: Days = 30.0
+    """How long the original of a finished job is kept in the state folder."""
     failed_days: Days = 90.0
-    """Also for cancelled jobs."""
+    """The same for failed and cancelled jobs."""
     history_days: Days = 365.0
-    """How long a finished job stays in the ledger."""
+    """How long a finished job is listed."""
     max_gigabytes: float = Field(50.0, gt=0)
-    """Of what finished jobs leave behind; the oldest goes first."""
+    """What finished jobs may leave behind in all; the oldest goes first."""
 
 
 class Settings(_Table):
@@ -146,6 +185,7 @@ class Settings(_Table):
     limits: Limits = Limits()
     retention: Retention = Retention()
     presets: dict[str, JobKeys] = Field(default_factory=dict)
+    """Keys of a job file, as defaults for jobs dropped into the inbox's folder `NAME`, which the daemon makes."""
 
     @field_validator("presets")
     @classmethod
@@ -176,7 +216,7 @@ def find_config() -> Path | None:
     named = os.environ.get("ATENEA_CONFIG")
     if named:
         return Path(named)
-    return next((path for path in (Path("etc/atenea.toml"), Path("/etc/atenea/atenea.toml")) if path.is_file()), None)
+    return next((path for path in (Path("etc/atenea.toml"), SERVICE_FILE) if path.is_file()), None)
 
 
 def load_config(file: Path | None = None) -> Config:
@@ -187,10 +227,10 @@ def load_config(file: Path | None = None) -> Config:
     """
     file = file or find_config()
     if file is None:
-        settings = Settings()
-        return Config(**{**dict(settings), "paths": settings.paths.under(Path.cwd())})
+        cache = Path(os.environ.get("CACHE_DIRECTORY", "cache"))  # systemd's, for a service
+        return Config(paths=Paths(cache=cache).under(Path.cwd()))
     try:
-        table = parse_toml(file.read_bytes(), str(file))
+        table = with_folder(parse_toml(file.read_bytes(), str(file)))
         settings = validated(Settings, table)
     except OSError as error:
         raise ConfigError(str(file), [f"cannot be read: {error.strerror}; see --config"]) from None
@@ -200,6 +240,10 @@ def load_config(file: Path | None = None) -> Config:
         raise ConfigError(error.subject, error.mistakes) from None
     base = Path(os.path.abspath(file)).parent
     paths = settings.paths.under(base)
+    if base / file.name == SERVICE_FILE:
+        paths = _SERVICE_PATHS.model_copy(
+            update={name: getattr(paths, name) for name in settings.paths.model_fields_set}
+        )
     if paths.outbox in {paths.inbox, *(paths.inbox / preset for preset in settings.presets)}:
         raise ConfigError(
             str(file),

@@ -7,16 +7,18 @@ from typing import Any
 
 from atenea.config import Config
 from atenea.errors import AteneaError, MistakesError
-from atenea.jobfile import JobKeys, post_settings, stage_settings
+from atenea.jobfile import PROVENANCE, JobKeys, post_settings, stage_settings
 from atenea.mistakes import nearest
 from atenea.plugin_manager import PluginManager
+from atenea.presets import unusable_files
 
 _Given = tuple[str, str, str, Mapping[str, Any]]
 """Stage, key that names the plugin, plugin, and options that stand under `stage.plugin`, or in a preset."""
 
 
 def check_configuration(config: Config, plugins: PluginManager) -> dict[str, list[str]]:
-    """`mistakes` of the configuration, and plugins that it uses but that are `broken`."""
+    """`mistakes` of the configuration, plugins that it uses but that are `broken`, and what is wrong with the `files`
+    of its presets."""
     mistakes: list[str] = []
     broken: list[str] = []
     for stage, key, name, options in [*_configured(config), *_preset(config)]:
@@ -30,7 +32,7 @@ def check_configuration(config: Config, plugins: PluginManager) -> dict[str, lis
             mistakes += error.mistakes
         except AteneaError as error:
             broken.append(str(error))
-    return {"mistakes": mistakes, "broken": broken}
+    return {"mistakes": mistakes, "broken": broken, "files": list(unusable_files(config))}
 
 
 def _configured(config: Config) -> Iterator[_Given]:
@@ -53,5 +55,6 @@ def _preset(config: Config) -> Iterator[_Given]:
             if keys.stage(stage) != JobKeys().stage(stage):
                 settings = stage_settings(stage, [keys], getattr(config, stage))
                 yield stage, f"presets.{preset}.{stage}", settings.plugin, settings.options
-        for settings in post_settings([keys], (), dict(config.post.model_extra or {})):
+        marked = bool(keys.post.options(PROVENANCE))
+        for settings in post_settings([keys], (), dict(config.post.model_extra or {}), marked=marked):
             yield "post", f"presets.{preset}.post.{settings.plugin}", settings.plugin, settings.options

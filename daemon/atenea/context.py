@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Context:
         wav: the speech as 16 kHz mono WAV, after the audio stage.
         video: the video as the last stage left it.
         timing: when each piece of the text is spoken, if the tts plugin said so; otherwise empty.
+        stages: for post plugins, what the stages before did: `stage`, `plugin`, `version` and all `options` of each,
+            as in the job's report.
         report: JSON values to keep in the job's report (NAME.json) under this stage.
     """
 
@@ -46,6 +48,7 @@ class Context:
     wav: Path | None = None
     video: Path | None = None
     timing: tuple[TimedText, ...] = ()
+    stages: tuple[Mapping[str, Any], ...] = ()
     report: dict[str, Any] = field(default_factory=dict)
     attachments: dict[str, Path] = field(default_factory=dict)
 

@@ -20,6 +20,7 @@ from atenea.arrivals import Arrivals
 from atenea.config import Config, load_config
 from atenea.control import LEDGER, ControlServer
 from atenea.errors import AteneaError, ConfigError, ExitCode, UsageError
+from atenea.estimate import forecast_of
 from atenea.executor import Failed, Task
 from atenea.inbox_keeper import InboxKeeper
 from atenea.ledger import Ledger
@@ -27,12 +28,14 @@ from atenea.local_executor import LocalExecutor
 from atenea.progress import Progress
 from atenea.progress_files import ProgressFiles
 from atenea.publisher import Publisher
+from atenea.pulse import Pulse
 from atenea.queue_desk import QueueDesk
 from atenea.retention import clean_up
 from atenea.rows import JobRow, StepRow
 from atenea.scheduler import choose, free_slots
 from atenea.service import Service
 from atenea.state_lock import StateLock
+from atenea.status_line import status_line
 from atenea.step_runner import StepRunner
 from atenea.threads import in_thread
 
@@ -45,7 +48,10 @@ _FIXED_PATHS = ("inbox", "outbox", "state")
 """What a running daemon cannot move."""
 
 _CLEAN_UP_SECONDS = 3600.0
-_STATUS_SECONDS = 2.0
+_NAP_SECONDS = 60.0
+_START_SECONDS = 60.0
+_STOP_SECONDS = 15.0
+"""How long the end may take beyond the time in which stages may stop by themselves."""
 _FAULT_SECONDS = 5.0
 """How long a job rests after the daemon itself could not go on with it (a full disk, say)."""
 
@@ -73,6 +79,7 @@ class Daemon:
         self._once = once
         self._on_published = on_published
         self._on_progress = on_progress
+        self._loops: list[asyncio.Task[Any]] = []
         self._steps: dict[str, tuple[asyncio.Task[None], frozenset[str], Progress]] = {}
         self._cancelled: set[str] = set()
         self._resting: dict[str, tuple[float, str]] = {}
@@ -104,18 +111,20 @@ class Daemon:
         self._checked = asyncio.Event()
         self._reloading = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._pulse = Pulse()
         self._executor = LocalExecutor(self._config, self._secrets, paths.state / "workers.lock")
         self._arrivals = Arrivals(self._config, self._ledger)
         self._runner = StepRunner(self._config, self._ledger, self._executor, self._arrivals)
-        self._inbox = InboxKeeper(self._config, self._ledger, on_look=self._wake.set)
+        self._inbox = InboxKeeper(self._config, self._ledger, on_look=self._wake.set, pulse=self._pulse)
         self._progress_files = ProgressFiles(self._config, self._ledger)
         self._desk = QueueDesk(self._config, self._ledger, self)
         control = ControlServer(paths.state, self._desk)
         try:
-            self._ledger.cut_short()
-            await self._executor.start()
-            await in_thread(self._recover)
-            await control.start()
+            async with self._service.patient(_START_SECONDS):
+                self._ledger.cut_short()
+                await self._executor.start()
+                await in_thread(self._recover)
+                await control.start()
             self._handle_signals()
             self._service.ready()
             log.info(
@@ -126,10 +135,11 @@ class Daemon:
             await self._work()
         finally:
             self._service.stopping()
-            await control.stop()
-            await self._stop_steps()
-            await self._executor.close()
-            self._progress_files.clear()
+            async with self._service.patient(self._config.workers.cancel_seconds + _STOP_SECONDS):
+                await control.stop()
+                await self._park()
+                await self._executor.close()
+                self._progress_files.clear()
         log.info("stopped")
         return ExitCode.FAILED if self._once and self._ledger.failed_since(self._began) else ExitCode.DONE
 
@@ -144,6 +154,8 @@ class Daemon:
             raise ConfigError(str(config.file or "configuration"), outcome.result["mistakes"])
         for sentence in outcome.result["broken"]:
             log.error("a configured plugin is broken; jobs that use it will fail", error=sentence)
+        for sentence in outcome.result["files"]:
+            log.warning("a preset's file cannot be used; jobs that need it will fail", error=sentence)
 
     def _recover(self) -> None:
         outbox = self._config.paths.outbox
@@ -164,12 +176,8 @@ class Daemon:
             self._tell,
             self._keep_configured,
         )
-        loops = [asyncio.create_task(loop()) for loop in work]
-        stop = asyncio.create_task(self._stopping.wait())
-        finished, _ = await asyncio.wait([stop, *loops], return_when=asyncio.FIRST_COMPLETED)
-        for task in (stop, *loops):
-            task.cancel()
-        await asyncio.gather(stop, *loops, return_exceptions=True)
+        self._loops = [asyncio.create_task(loop()) for loop in (self._stopping.wait, *work)]
+        finished, _ = await asyncio.wait(self._loops, return_when=asyncio.FIRST_COMPLETED)
         for task in finished:
             task.result()  # a loop that broke ends the daemon, with its traceback
 
@@ -179,6 +187,7 @@ class Daemon:
         await self._checked.wait()
         while not self._all_done():
             self._wake.clear()
+            self._pulse.due("schedule", _NAP_SECONDS)
             for job in self._choose():
                 self._start(job)
             await self._wait()
@@ -199,7 +208,7 @@ class Daemon:
 
     def _start(self, job: JobRow) -> None:
         step = self._ledger.steps(job.id)[job.position]
-        progress = Progress.of(step)
+        progress = Progress.of(step, forecast_of(self._ledger, job.id) if step.stage == "render" else None)
         task = asyncio.create_task(self._carry_out(job, step, progress))
         self._steps[job.id] = (task, step.needs, progress)
         # Not in the task: one that is cancelled before its first line never comes to its `finally`.
@@ -253,7 +262,7 @@ class Daemon:
         seconds = min([max(moment - now, 0.01) for moment in times], default=_CLEAN_UP_SECONDS)
         try:
             # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the event.
-            async with asyncio.timeout(min(seconds, 60.0)):
+            async with asyncio.timeout(min(seconds, _NAP_SECONDS)):
                 await self._wake.wait()
         except TimeoutError:
             pass
@@ -286,14 +295,9 @@ class Daemon:
         while True:
             running = {job_id: progress for job_id, (_, _, progress) in self._steps.items()}
             self._progress_files.update(running)
-            self._service.status(self._status_line(running))
-            await asyncio.sleep(_STATUS_SECONDS)
-
-    def _status_line(self, running: dict[str, Progress]) -> str:
-        counts = self._ledger.counts()
-        waiting = max(sum(counts.values()) - len(running), 0)  # a step may end only after its job has
-        stages = [f"{p.plugin or p.stage} {p.fraction:.0%}" for p in running.values()]
-        return f"{', '.join(stages) or 'idle'}; {waiting} waiting{', paused' if self._ledger.paused else ''}"
+            self._service.status(status_line(running, self._ledger))
+            self._service.alive(self._pulse.standstill())
+            await asyncio.sleep(self._service.interval)
 
     # What the commands want to know and have done
 
@@ -334,12 +338,14 @@ class Daemon:
         while True:
             await self._reloading.wait()
             self._reloading.clear()
+            self._service.reloading()
             # Plugins are loaded anew, whatever the configuration says: a copy, so that busy workers are replaced too.
             self._executor.reload(self._config.model_copy())
             try:
                 await self._reload(self._config)
             except (OSError, AteneaError) as error:
                 log.error("the configuration is not reloaded", error=str(error))
+            self._service.ready()
 
     async def _reload(self, old: Config) -> None:
         config = load_config(old.file) if old.file else old
@@ -362,8 +368,9 @@ class Daemon:
         self._wake.set()
         log.info("configuration reloaded", config=str(config.file or "defaults"))
 
-    async def _stop_steps(self) -> None:
-        tasks = [task for task, _, _ in self._steps.values()]
+    async def _park(self) -> None:
+        """Take and start nothing more, and end what runs where it can go on at the next start."""
+        tasks = [*self._loops, *(task for task, _, _ in self._steps.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -21,8 +21,9 @@ class Task:
     """One step of one job.
 
     Attributes:
-        kind: "catalogue" lists the plugins; "configuration" checks the options that they are given; "intake" reads a
-            job file; "stage" calls a plugin's hook; "mux" adds the speech to the rendered video.
+        kind: "catalogue" lists the plugins; "configuration" checks the options that they are given; "diagnosis" asks a
+            plugin what it finds on this machine; "intake" reads a job file; "stage" calls a plugin's hook; "mux" adds
+            the speech to the rendered video.
         needs: what it occupies while it runs.
         job_id: the job.
         folder: the job's folder, absolute.
@@ -34,7 +35,7 @@ class Task:
         arguments: what else a kind of task wants.
     """
 
-    kind: Literal["catalogue", "configuration", "intake", "stage", "mux"]
+    kind: Literal["catalogue", "configuration", "diagnosis", "intake", "stage", "mux"]
     needs: frozenset[str]
     job_id: str = ""
     folder: str = ""

@@ -73,6 +73,7 @@ def _sentence(error: BaseException, task: Task) -> str:
     what = {
         "catalogue": "listing the plugins",
         "configuration": "checking the configuration",
+        "diagnosis": f"the diagnosis of plugin {task.plugin!r}",
         "intake": "reading the job",
         "mux": "adding the speech to the video",
     }

@@ -32,7 +32,7 @@ from atenea.jobfile import (
     stage_settings,
     unused_post_tables,
 )
-from atenea.named_files import NamedFile, NamedFiles, place
+from atenea.named_files import NOT_ALLOWED, NamedFile, NamedFiles, place
 from atenea.naming import safe_stem
 from atenea.plugin_manager import PluginManager
 from atenea.rows import MUX, PUBLISH, Step, join_needs
@@ -163,6 +163,8 @@ class Intake:
         try:
             with os.fdopen(open_beneath(root, str(relative)), "rb") as file:
                 data = file.read(limit + 1)
+        except PermissionError:
+            raise MistakesError(relative.name, [NOT_ALLOWED]) from None
         except OSError as error:
             raise MistakesError(relative.name, [f"cannot be read: {error.strerror}"]) from None
         if len(data) > limit:
@@ -179,7 +181,7 @@ class Intake:
         post = self._config.post
         return {
             **{stage: stage_settings(stage, layers, getattr(self._config, stage)) for stage in _SINGLE_STAGES},
-            "post": post_settings(layers, post.plugins, dict(post.model_extra or {})),
+            "post": post_settings(layers, post.plugins, dict(post.model_extra or {}), marked=post.marked(self._preset)),
         }
 
     def _wrong_options(self, source: Source, settings: Mapping[str, Any]) -> Iterator[str]:
@@ -262,8 +264,8 @@ class Intake:
             try:
                 # No hard link: the kernel allows none to a file that is another user's.
                 durable.copy_synced(picture, copy)
-            except PermissionError as error:
-                self._files.mistakes.append(f"avatar: {picture.name!r} cannot be read: {error.strerror}")
+            except PermissionError:
+                self._files.mistakes.append(f"avatar: {picture.name!r} {NOT_ALLOWED}")
                 return
             self._files.hashes["avatar"] = durable.sha256_file(copy)
             files["avatar"] = copy

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import tomli
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from atenea.errors import MistakesError
 from atenea.job import StageSettings
@@ -19,6 +19,19 @@ from atenea.mistakes import Invalid, validated
 FILE_KEYS = ("text_file", "audio_file", "avatar")
 _SOURCE_KEYS = ("text", "text_file", "audio_file")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+PROVENANCE = "provenance"
+"""The post plugin that signs the finished video, listed or not; see `Post.marked`."""
+
+
+def _signed_last(plugins: tuple[str, ...]) -> tuple[str, ...]:
+    if PROVENANCE in plugins[:-1]:
+        raise ValueError(f"{PROVENANCE!r} must be the last one, because a later plugin would break its signature")
+    return plugins
+
+
+PostPlugins = Annotated[tuple[str, ...], AfterValidator(_signed_last)]
+"""Names of post plugins in their order."""
 
 
 class StageKeys(BaseModel):
@@ -40,7 +53,7 @@ class PostKeys(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, dict[str, Any]] = Field(init=False)
 
-    plugins: tuple[str, ...] | None = None
+    plugins: PostPlugins | None = None
 
     def options(self, plugin: str) -> dict[str, Any]:
         """The options of one plugin."""
@@ -53,14 +66,23 @@ class JobKeys(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     text: str | None = None
+    """What to speak."""
     text_file: str | None = None
+    """A UTF-8 file with what to speak."""
     audio_file: str | None = None
+    """Speech that is there already; there is no tts stage then."""
     avatar: str | None = None
+    """The picture to animate: PNG, JPEG or WebP."""
     priority: int | None = Field(None, ge=-1_000_000, le=1_000_000)
+    """Higher ones first, then the oldest; 0 if it is not set."""
     tts: StageKeys = StageKeys()
+    """`plugin`: who speaks, instead of the configured one. All other keys are that plugin's options."""
     audio: StageKeys = StageKeys()
+    """The same for who makes the 16 kHz WAV."""
     render: StageKeys = StageKeys()
+    """The same for who makes the picture speak."""
     post: PostKeys = PostKeys()
+    """`plugins`: other post plugins than the configured ones. A table under a plugin's name: its options."""
 
     def stage(self, name: str) -> StageKeys:
         """The table of tts, audio or render."""
@@ -212,10 +234,19 @@ def stage_settings(stage: str, layers: Sequence[JobKeys], defaults: StageDefault
 
 
 def post_settings(
-    layers: Sequence[JobKeys], plugins: Sequence[str], tables: Mapping[str, Mapping[str, Any]]
+    layers: Sequence[JobKeys],
+    plugins: Sequence[str],
+    tables: Mapping[str, Mapping[str, Any]],
+    *,
+    marked: bool = False,
 ) -> tuple[StageSettings, ...]:
-    """The post stages in their order; `plugins` and `tables` are the configuration's."""
+    """The post stages in their order; `plugins` and `tables` are the configuration's.
+
+    A video that is to be `marked` goes through `provenance` at the end, whatever is listed.
+    """
     chosen = next((layer.post.plugins for layer in layers if layer.post.plugins is not None), tuple(plugins))
+    if marked and PROVENANCE not in chosen:
+        chosen = (*chosen, PROVENANCE)
     return tuple(StageSettings(plugin=name, options=_post_options(name, layers, tables)) for name in chosen)
 
 

@@ -347,6 +347,8 @@ class LocalExecutor:
             self._discard(worker)
 
     def _silence_seconds(self, task: Task) -> float:
+        if task.kind == "diagnosis":
+            return math.inf  # whoever asks for it sets a time limit to all of it
         if task.kind == "intake":  # which imports plugins, and copies files that may be large
             return min(4 * self._import_seconds, self._config.limits.silence_seconds)
         imports = task.kind in {"catalogue", "configuration"}
@@ -389,6 +391,7 @@ def _subject(task: Task) -> str:
     names = {
         "catalogue": "the list of plugins",
         "configuration": "the check of the configuration",
+        "diagnosis": f"the diagnosis of plugin {task.plugin!r}",
         "intake": "the intake",
         "mux": "the step that adds the speech",
     }

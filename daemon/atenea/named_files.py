@@ -16,6 +16,9 @@ from atenea.naming import printable
 
 _CHUNK = 1 << 20
 
+NOT_ALLOWED = "may not be read by atenea; run chmod g+r on it, and drop the job again"
+"""The end of a sentence about a file whose owner keeps it to himself."""
+
 
 class NamedFile(NamedTuple):
     """A file that a job names: by which key, by which name, and where it is looked up, nearest first."""
@@ -78,6 +81,9 @@ class NamedFiles:
                 return os.fdopen(open_beneath(root, file.name), "rb")
             except FileNotFoundError:
                 continue
+            except PermissionError:
+                self.mistakes.append(f"{file.key}: {file.name!r} {NOT_ALLOWED}")
+                return None
             except OSError as error:
                 reason = f"is no plain file beside the job or in the assets folder ({error.strerror})"
                 self.mistakes.append(f"{file.key}: {file.name!r} {reason}")

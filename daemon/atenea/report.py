@@ -38,13 +38,25 @@ def build_report(job: JobRow, steps: Sequence[StepRow], video: Path) -> dict[str
     }
 
 
-def _stage_report(step: StepRow) -> dict[str, Any]:
+def stages_before(steps: Sequence[StepRow], step: StepRow) -> list[dict[str, Any]]:
+    """What made the video that a post plugin gets: stage, plugin, version and options, as they stand in the report."""
+    return [_made_by(earlier) for earlier in steps[: step.position] if earlier.stage in _STAGES]
+
+
+def _made_by(step: StepRow) -> dict[str, Any]:
     result: Mapping[str, Any] = step.result or {}
     return {
         "stage": step.stage,
         "plugin": step.plugin,
         "version": result.get("plugin_version"),
         "options": result.get("options", dict(step.options)),
+    }
+
+
+def _stage_report(step: StepRow) -> dict[str, Any]:
+    result: Mapping[str, Any] = step.result or {}
+    return {
+        **_made_by(step),
         "seconds": None if step.seconds is None else round(step.seconds, 3),
         "failures": step.failures,
         **({"report": result["report"]} if result.get("report") else {}),

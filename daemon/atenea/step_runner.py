@@ -17,7 +17,7 @@ from atenea.config import Config
 from atenea.executor import Done, Executor, Failed, ProgressCallback, Task
 from atenea.ledger import Ledger
 from atenea.publisher import Publisher
-from atenea.report import build_error, build_report, write_json
+from atenea.report import build_error, build_report, stages_before, write_json
 from atenea.retention import drop_work
 from atenea.rows import JobRow, Step, StepRow, split_needs
 from atenea.scheduler import may_try_again, retry_delay
@@ -114,7 +114,8 @@ class StepRunner:
     async def _serve(self, job: JobRow, step: StepRow, on_progress: ProgressCallback) -> None:
         attempt = self._ledger.begin(job, step)
         log.info("stage started", job=job.id, name=job.name, stage=step.stage, plugin=step.plugin)
-        outcome = await self._executor.run(self._task(job, step), on_progress)
+        arguments = {"stages": stages_before(self._ledger.steps(job.id), step)} if step.stage == "post" else None
+        outcome = await self._executor.run(self._task(job, step, arguments=arguments), on_progress)
         if isinstance(outcome, Failed):
             self._failed(attempt, job, step, outcome)
         else:

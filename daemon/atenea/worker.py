@@ -26,8 +26,8 @@ import structlog
 
 from atenea.config import Config
 from atenea.context import Context
-from atenea.errors import Cancelled, PermanentError
-from atenea.executor import Task
+from atenea.errors import Cancelled, MistakesError, PermanentError
+from atenea.executor import ProgressCallback, Task
 from atenea.failures import failure_event
 from atenea.job_store import read_job_file
 from atenea.plugin_manager import PluginManager, blaming
@@ -49,6 +49,7 @@ class Worker:
         self._kinds: Mapping[str, Callable[[Task, Progress], Mapping[str, Any]]] = {
             "catalogue": self.catalogue,
             "configuration": self.configuration,
+            "diagnosis": self.diagnosis,
             "intake": self.intake,
             "stage": self.stage,
             "mux": self.mux,
@@ -79,6 +80,14 @@ class Worker:
 
         return check_configuration(self._config, self._plugins)
 
+    def diagnosis(self, task: Task, _progress: Progress) -> Mapping[str, Any]:
+        """What a plugin finds on this machine; nothing if its options are wrong, which `configuration` tells."""
+        try:
+            found = self._plugins.diagnose(task.plugin, task.options)
+        except MistakesError:
+            return {"findings": []}
+        return {"findings": [asdict(finding) for finding in found]}
+
     def intake(self, task: Task, _progress: Progress) -> Mapping[str, Any]:
         """Read a job file."""
         from atenea.intake import read_job  # noqa: PLC0415 - only intake workers pay for it
@@ -87,28 +96,7 @@ class Worker:
 
     def stage(self, task: Task, progress: Progress) -> Mapping[str, Any]:
         """Call a plugin's hook and check what it gives back."""
-        folder = Path(task.folder)
-        plugin = self._plugins.provider(task.stage, task.plugin)
-        job = read_job_file(folder)
-        artifacts = {name: folder / path for name, path in task.artifacts.items()}
-        if job.audio_file:
-            artifacts.setdefault("speech", job.audio_file)
-        ctx = self._context(task, artifacts, progress)
-        argument = _STAGE_ARGUMENT.get(task.stage)
-        given = {argument: artifacts.get(argument)} if argument else {}
-        returned = self._plugins.call(task.stage, task.plugin, job=job, ctx=ctx, **given)
-        with blaming(task.stage, task.plugin):
-            timing = _own_file(ctx.timing_file, ctx.workdir) if ctx.timing_file.exists() else None
-            return {
-                **_checked_artifact(task, ctx, returned, given.get("video")),
-                "attachments": {
-                    suffix: _relative(_own_file(path, ctx.workdir), folder) for suffix, path in ctx.attachments.items()
-                },
-                "report": _checked_report(ctx.report),
-                "options": ctx.options.model_dump(mode="json"),
-                "timing": _relative(timing, folder) if timing else None,
-                "plugin_version": plugin.version,
-            }
+        return call_stage(task, self._config, self._plugins, progress)
 
     def mux(self, task: Task, progress: Progress) -> Mapping[str, Any]:
         """Add the speech to the rendered video."""
@@ -133,26 +121,6 @@ class Worker:
         )
         return {"artifact": _relative(target, folder)}
 
-    def _context(self, task: Task, artifacts: Mapping[str, Path], progress: Progress) -> Context:
-        workdir = Path(task.folder) / task.workdir
-        cache = self._config.paths.cache / task.plugin
-        options = self._plugins.options(task.plugin, task.options, prefix=_prefix(task))
-        for needed in (workdir, cache):
-            needed.mkdir(parents=True, exist_ok=True)
-        timing = artifacts.get("timing")
-        return Context(
-            workdir=workdir,
-            cache=cache,
-            models=self._config.paths.models,
-            options=options,
-            log=structlog.get_logger(),
-            on_progress=progress,
-            speech=artifacts.get("speech"),
-            wav=artifacts.get("wav"),
-            video=artifacts.get("video"),
-            timing=read_timing(timing) if timing else (),
-        )
-
 
 def main(descriptor: int) -> None:
     """Serve the daemon at the other end of the socket until it ends this process."""
@@ -175,6 +143,63 @@ def main(descriptor: int) -> None:
     link.send({"event": "ready"})
     for values in link.tasks():
         worker.run(Task(**{**values, "needs": frozenset(values["needs"])}))
+
+
+def call_stage(task: Task, config: Config, plugins: PluginManager, progress: ProgressCallback) -> Mapping[str, Any]:
+    """Call a plugin's hook, here and now, and check what it gives back; see `Done` for the result.
+
+    Raises:
+        MistakesError: the options are wrong.
+        PluginError: the plugin cannot be used, or has no such stage.
+        HookError: the hook raised, or what it gave back cannot be used.
+        Cancelled: `progress` raised it.
+    """
+    folder = Path(task.folder)
+    plugin = plugins.provider(task.stage, task.plugin)
+    job = read_job_file(folder)
+    artifacts = {name: folder / path for name, path in task.artifacts.items()}
+    if job.audio_file:
+        artifacts.setdefault("speech", job.audio_file)
+    ctx = _context(task, config, plugins, artifacts, progress)
+    argument = _STAGE_ARGUMENT.get(task.stage)
+    given = {argument: artifacts.get(argument)} if argument else {}
+    returned = plugins.call(task.stage, task.plugin, job=job, ctx=ctx, **given)
+    with blaming(task.stage, task.plugin):
+        timing = _own_file(ctx.timing_file, ctx.workdir) if ctx.timing_file.exists() else None
+        return {
+            **_checked_artifact(task, ctx, returned, given.get("video")),
+            "attachments": {
+                suffix: _relative(_own_file(path, ctx.workdir), folder) for suffix, path in ctx.attachments.items()
+            },
+            "report": _checked_report(ctx.report),
+            "options": ctx.options.model_dump(mode="json"),
+            "timing": _relative(timing, folder) if timing else None,
+            "plugin_version": plugin.version,
+        }
+
+
+def _context(
+    task: Task, config: Config, plugins: PluginManager, artifacts: Mapping[str, Path], progress: ProgressCallback
+) -> Context:
+    workdir = Path(task.folder) / task.workdir
+    cache = config.paths.cache / task.plugin
+    options = plugins.options(task.plugin, task.options, prefix=_prefix(task))
+    for needed in (workdir, cache):
+        needed.mkdir(parents=True, exist_ok=True)
+    timing = artifacts.get("timing")
+    return Context(
+        workdir=workdir,
+        cache=cache,
+        models=config.paths.models,
+        options=options,
+        log=structlog.get_logger(),
+        on_progress=progress,
+        speech=artifacts.get("speech"),
+        wav=artifacts.get("wav"),
+        video=artifacts.get("video"),
+        timing=read_timing(timing) if timing else (),
+        stages=tuple(task.arguments.get("stages", ())),
+    )
 
 
 def _prefix(task: Task) -> str:

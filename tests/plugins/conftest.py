@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import wave
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import structlog
 
 from atenea import Context, Job, PluginOptions, StageSettings
+from atenea.testing import write_speech
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 
@@ -74,14 +73,6 @@ def make_wav(tmp_path):
     """A 16 kHz WAV with so many samples, whose level comes and goes like speech."""
 
     def make(samples: int, name: str = "speech.wav") -> Path:
-        path = tmp_path / name
-        time = np.arange(samples) / 16000
-        sound = 9000 * np.sin(2 * np.pi * 180 * time) * np.abs(np.sin(2 * np.pi * 1.3 * time))
-        with wave.open(str(path), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(16000)
-            file.writeframes(sound.astype("<i2").tobytes())
-        return path
+        return write_speech(tmp_path / name, samples / 16000)
 
     return make

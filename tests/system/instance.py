@@ -40,9 +40,10 @@ class Instance:
         self.configure(config)
 
     def configure(self, config: str) -> None:
-        """Write the configuration; files settle fast unless it says otherwise."""
+        """Write the configuration; unless it says otherwise, files settle fast, and videos are not marked."""
         watch = "" if "[watch]" in config else "[watch]\nsettle_seconds = 0.1\nrescan_seconds = 1\n"
-        (self.folder / "atenea.toml").write_text(watch + config)
+        marks = "" if "provenance" in config else "\n[post.provenance]\nenabled = false\n"
+        (self.folder / "atenea.toml").write_text(watch + config + marks)
 
     def plugin(self, name: str, code: str) -> None:
         """Drop a plugin into the plugins folder."""

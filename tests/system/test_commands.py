@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import subprocess
@@ -88,12 +87,12 @@ def test_jobs_show_progress_and_cancel(waiting: Instance) -> None:
     waiting.drop("long.txt", "Hello.")
     job = running(waiting, "long")
     assert (job["state"], job["stage"], job["plugin"], job["progress"]) == ("render", "render", "waiting", "a quarter")
-    assert isinstance(job["seconds_left"], float)
+    assert job["seconds_left"] is None  # it has been so far from the start
     line = waiting.atenea("jobs").stdout.split("\t")
     assert line[:4] == [job["id"], "long", "render", "25%"]
     shown = waiting.atenea("show", "long").stdout
     assert "now: waiting 25%" in shown
-    assert "tts espeak: done in" in shown
+    assert "  tts espeak  " in shown
 
     assert waiting.atenea("cancel", "long").stdout == f"long ({job['id']}) is being cancelled\n"
     assert waiting.wait_for_state("long", "cancelled")["running"] is False
@@ -280,19 +279,6 @@ def test_generate_can_be_interrupted(new_instance: NewInstance, tmp_path: Path) 
     assert process.wait(60) == 130
     process.stderr.close()
     assert sorted(os.listdir(tmp_path)) == ["instance-0", "words.txt"]
-
-
-def test_jobs_watch_keeps_printing_in_a_pipe(waiting: Instance) -> None:
-    waiting.drop("long.txt", "Hello.")
-    running(waiting, "long")
-    command = waiting.command("jobs", "--watch", "--json", "--config", str(waiting.folder / "atenea.toml"))
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    lines = [json.loads(process.stdout.readline()) for _ in range(2)]
-    process.send_signal(2)
-    assert process.wait(60) == 130
-    process.stdout.close()
-    assert [[job["name"] for job in line["jobs"]] for line in lines] == [["long"], ["long"]]
 
 
 def test_usage_errors_are_one_line_and_exit_2(new_instance: NewInstance) -> None:

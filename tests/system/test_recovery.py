@@ -30,11 +30,12 @@ def lives(pid: int) -> bool:
 
 
 def assert_nothing_is_left(instance: Instance) -> None:
-    """No file that atenea hides, stages or works with; of each job its original and what intake made of it."""
+    """No file that atenea hides, stages or works with; of each job its original, what intake made of it, its log."""
     assert os.listdir(instance.inbox) == []
     assert [name for name in instance.outputs() if name.startswith(".") or name.endswith(".progress.txt")] == []
+    kept = ["job.json", "log.jsonl", "original"]
     for folder in (instance.folder / "state" / "jobs").iterdir():
-        wait_until(lambda folder=folder: sorted(os.listdir(folder)) == ["job.json", "original"], f"{folder} to empty")
+        wait_until(lambda folder=folder: sorted(os.listdir(folder)) == kept, f"{folder} to empty")
         assert list(folder.rglob(".*")) == []
 
 
@@ -242,7 +243,7 @@ def test_progress_files_come_and_go_with_the_job(new_instance: NewInstance) -> N
     instance.drop("hello.txt", "Hello.")
     gates.wait("render")
     line = wait_until(lambda: _read(instance.outbox / "hello.progress.txt"), "the progress file")
-    assert line.startswith("gated: 25%, at the gate, about ")
+    assert line == "gated: 25%, at the gate\n"
     gates.open("render")
     instance.output("hello.mp4")
     wait_until(lambda: instance.outputs() == ["hello.json", "hello.mp4", "hello.note.txt"], "the progress file to go")

@@ -33,8 +33,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_has_the_code_and_the_licence_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    meta = next(name for name in names if name.endswith(".dist-info/METADATA")).partition("/")[0]
-    assert {name.partition("/")[0] for name in names} == {"atenea", "hallo2", meta}
+        meta = next(name for name in names if name.endswith(".dist-info/METADATA")).partition("/")[0]
+        assert "[pytest11]\natenea = pytest_atenea" in archive.read(f"{meta}/entry_points.txt").decode()
+    assert {name.partition("/")[0] for name in names} == {"atenea", "hallo2", "pytest_atenea.py", meta}
     assert f"{meta}/licenses/LICENSE" in names
     assert "atenea/py.typed" in names
     plugins = sorted(name for name in names if name.startswith("atenea/plugins/") and not name.endswith("__init__.py"))

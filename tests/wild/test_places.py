@@ -77,7 +77,7 @@ def test_a_folder_moved_in_with_its_files(inbox: Instance) -> None:
 def test_a_job_folder_that_fills_slowly(inbox: Instance) -> None:
     """It stays until what its job file names is there."""
     folder = make_folder(inbox.inbox / "fills")
-    time.sleep(5 * SETTLE_SECONDS)
+    wait_until(lambda: "'fills' waits: it names" in inbox.log.read_text(), "the report")
     (folder / "face.png").write_bytes(picture())
     assert_once(inbox, "fills", "Hello.")
     assert avatar(inbox, "fills") == sha256(picture())

@@ -14,6 +14,7 @@ from atenea.naming import printable
 import atenea.cli.run  # isort: skip
 import atenea.cli.queue  # isort: skip
 import atenea.cli.look  # isort: skip
+import atenea.cli.doctor  # isort: skip
 import atenea.cli.models  # isort: skip  # noqa: F401
 
 

@@ -16,13 +16,22 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # boxes are broad, no good in pipes, and name the types of flags
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def examples(*lines: str) -> str:
+    """The epilog of a command's help."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
 
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        "--config", help="The configuration; otherwise $ATENEA_CONFIG, ./etc/atenea.toml, /etc/atenea/atenea.toml."
+        "--config",
+        metavar="FILE",
+        help="The configuration; otherwise $ATENEA_CONFIG, ./etc/atenea.toml, /etc/atenea/atenea.toml.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -18,6 +18,7 @@ from atenea.config import Config, load_config
 from atenea.errors import ExitCode
 from atenea.executor import Failed, Task
 from atenea.inbox.names import JOB_FILE, Kind, kind_by_suffix, picture_names
+from atenea.jobfile import PROVENANCE
 from atenea.local_executor import LocalExecutor, catalogue
 from atenea.logs import configure_logging
 from atenea.naming import printable
@@ -27,17 +28,22 @@ Result = TypeVar("Result")
 
 @app.command()
 def check(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Texts, TOML job files or job folders.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Texts, TOML job files or job folders.")],
     config: ConfigOption = None,
 ) -> int:
-    """Validate job files without running them; exit 1 if one has mistakes."""
+    """Validate job files without running them.
+
+    Tells too which files that presets name are missing. Exits with 1 if a job file has mistakes.
+    """
     settings = load_config(config)
     configure_logging(level=40)
 
-    async def check_all(executor: LocalExecutor) -> list[str | None]:
-        return [await _check(executor, settings, file) for file in files]
+    async def check_all(executor: LocalExecutor) -> tuple[list[str], list[str | None]]:
+        return await _check_presets(executor), [await _check(executor, settings, file) for file in files]
 
-    complaints = _with_executor(_for_checking(settings), check_all)
+    warnings, complaints = _with_executor(_for_checking(settings), check_all)
+    for warning in warnings:
+        print("atenea:", printable(warning), file=sys.stderr)
     for file, complaint in zip(files, complaints, strict=True):
         if complaint is None:
             print(f"{printable(str(file))}: ok")
@@ -49,6 +55,13 @@ def check(
 def _for_checking(settings: Config) -> Config:
     """Files that a job names count as they are: nobody is writing them."""
     return settings.model_copy(update={"watch": settings.watch.model_copy(update={"settle_seconds": 0.0})})
+
+
+async def _check_presets(executor: LocalExecutor) -> list[str]:
+    """What is wrong with the files of presets; no reason to refuse jobs that do without them."""
+    task = Task(kind="configuration", needs=frozenset({"intake"}))
+    outcome = await executor.run(task, lambda _fraction, _text: None)
+    return [] if isinstance(outcome, Failed) else list(outcome.result["files"])
 
 
 async def _check(executor: LocalExecutor, config: Config, file: Path) -> str | None:
@@ -94,11 +107,12 @@ def _mirror(file: Path, original: Path, config: Config) -> str:
 
 @app.command()
 def plugins(as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """List every plugin: its stages, where it comes from, its options, and why it is refused if it is."""
+    """List every plugin: stages, options, or why it is refused."""
     settings = load_config(config)
     configure_logging(level=40)
     found = _with_executor(settings, catalogue)
     enabled = {settings.tts.plugin, settings.audio.plugin, settings.render.plugin, *settings.post.plugins}
+    enabled |= {PROVENANCE} if settings.post.marked() else set()
     infos = [{**plugin, "enabled": plugin["name"] in enabled} for plugin in found]
     if as_json:
         print(json.dumps({"plugins": infos}))

@@ -21,7 +21,9 @@ from atenea.models.lockfile import LOCK_FILE, only_downloader
 from atenea.models.manifest import COMMIT, PARTS, REPOSITORY
 from atenea.naming import printable
 
-models = typer.Typer(name="models", help="Fetch and check the models of Hallo2.", no_args_is_help=True)
+models = typer.Typer(
+    name="models", help="Fetch and check the models of Hallo2.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(models)
 
 
@@ -33,7 +35,10 @@ def download(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept the models' licences without being asked.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Fetch what is missing or wrong of the Hallo2 bundle; run again, it goes on where it stopped."""
+    """Fetch what is missing or wrong of the models.
+
+    They go into `paths.models`, after you accept their licences. Run again, it goes on where it stopped.
+    """
     folder = load_config(config).paths.models
     if not yes and not sys.stdin.isatty():
         raise UsageError(
@@ -72,7 +77,7 @@ def _show_licences(planned: Plan) -> None:
 
 @models.command()
 def verify(config: ConfigOption = None) -> int:
-    """Check every file of the models folder against what was fetched, offline; exit 1 if one is wrong."""
+    """Check every file against what was fetched, offline. Exits with 1 if one is wrong."""
     folder = load_config(config).paths.models
     with StepDisplay() as display:
         found = verify_files(folder, _meter(display, "check", total_bytes(folder, concerned_files(folder))))

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import structlog
 import typer
 
-from atenea.cli.app import ConfigOption, app
+from atenea.cli.app import ConfigOption, app, examples
 from atenea.cli.display import StepDisplay
 from atenea.config import Config, Paths, Watch, load_config
 from atenea.credentials import find_secrets
@@ -26,19 +26,24 @@ from atenea.submission import submit_file
 _AVATAR = "avatar-of-this-command"
 
 
-@app.command()
+@app.command(epilog=examples("atenea run", "atenea run --once --config etc/atenea.toml"))
 def run(
     config: ConfigOption = None,
     once: Annotated[
         bool, typer.Option("--once", help="End when the inbox is empty and every job is finished.")
     ] = False,
 ) -> int:
-    """Run the daemon in the foreground; with --once, print the path of each video."""
+    """Run the daemon in the foreground. With --once, print the path of each video.
+
+    It logs to standard error: for people on a terminal, JSON lines in a pipe, with fields in the journal under systemd.
+    SIGTERM or Ctrl+C ends it; what ran goes on at the next start. SIGHUP reads the configuration and the plugins anew;
+    a changed inbox, outbox or state takes a restart.
+    """
     from atenea.daemon import Daemon  # noqa: PLC0415 - the other commands start faster without it
 
     settings = load_config(config)
     secrets = find_secrets(settings.file)
-    configure_logging(secrets.values())
+    configure_logging(secrets.values(), jobs=settings.jobs)
     daemon = Daemon(settings, secrets, once=once, on_published=typer.echo if once else None)
     try:
         return asyncio.run(daemon.run())
@@ -49,17 +54,32 @@ def run(
         raise
 
 
-@app.command()
+@app.command(
+    epilog=examples("atenea generate -i hello.txt", "atenea generate -i hello.txt -a ana.png -v en-gb -o ana.mp4")
+)
 def generate(
     file: Annotated[
         Path, typer.Option("-i", "--input", metavar="FILE", help="A text, a TOML job file or a job folder.")
     ],
-    avatar: Annotated[Path | None, typer.Option("-a", "--avatar", help="The picture to animate.")] = None,
-    voice: Annotated[str | None, typer.Option("-v", "--voice", help="The voice, by the tts plugin's names.")] = None,
-    fps: Annotated[int | None, typer.Option("--fps", help="Frames per second.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="num_inference_steps of the render plugin.")] = None,
+    avatar: Annotated[
+        Path | None, typer.Option("-a", "--avatar", metavar="FILE", help="The picture to animate.")
+    ] = None,
+    voice: Annotated[
+        str | None, typer.Option("-v", "--voice", metavar="NAME", help="The voice, as the tts plugin calls it.")
+    ] = None,
+    fps: Annotated[int | None, typer.Option("--fps", metavar="N", help="Frames per second.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", metavar="N", help="num_inference_steps of the render plugin, if it has that option."),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT.mp4", help="Replaced if it exists.")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT.mp4",
+            help="Where the video goes, replaced if it exists; otherwise the input's name in the current folder.",
+        ),
     ] = None,
     config: ConfigOption = None,
 ) -> int:
