@@ -189,18 +189,31 @@ class Hallo2Pipeline:
         self, portrait: Portrait, windows: Iterator[Tensor], state: ClipState, sampling: _Sampling
     ) -> Iterator[Clip]:
         seen = self._look_at(portrait, sampling)
-        height, width = portrait.pixels.shape[-2:]
         generator = torch.Generator()
         generator.set_state(state.random_state)
         for window in windows:
-            motion_frames = self._blank(state.motion_frames, seen.face_area, sampling.mask_rate, generator)
-            shape = (1, 4, CLIP_FRAMES, height // 8, width // 8)
-            noise = torch.randn(shape, generator=generator, dtype=self.noise_dtype)
-            latents = self._sample(noise[0].transpose(0, 1), motion_frames, window, seen, sampling)
-            pixels, pictures = self._decode(latents)
-            motion_frames = pixels[-MOTION_FRAMES:].float() * 2 - 1
-            state = ClipState(state.clips + 1, motion_frames, generator.get_state())
-            yield Clip(pixels, pictures, latents.transpose(0, 1)[None], state)
+            clip = self._clip(window, state, seen, sampling, generator)
+            state = clip.state
+            yield clip
+            del clip  # whoever has it now decides how long its frames stay in memory
+
+    def _clip(
+        self,
+        window: Tensor,
+        before: ClipState,
+        seen: _Seen,
+        sampling: _Sampling,
+        generator: torch.Generator,
+    ) -> Clip:
+        height, width = before.motion_frames.shape[-2:]
+        motion_frames = self._blank(before.motion_frames, seen.face_area, sampling.mask_rate, generator)
+        shape = (1, 4, CLIP_FRAMES, height // 8, width // 8)
+        noise = torch.randn(shape, generator=generator, dtype=self.noise_dtype)
+        latents = self._sample(noise[0].transpose(0, 1), motion_frames, window, seen, sampling)
+        pixels, pictures = self._decode(latents)
+        motion_frames = pixels[-MOTION_FRAMES:].float() * 2 - 1
+        state = ClipState(before.clips + 1, motion_frames, generator.get_state())
+        return Clip(pixels, pictures, latents.transpose(0, 1)[None], state)
 
     def _look_at(self, portrait: Portrait, sampling: _Sampling) -> _Seen:
         identity = self._to_device(portrait.face_embedding)[None]

@@ -15,10 +15,10 @@ import platform
 import re
 import time
 import wave
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,10 +39,10 @@ from pydantic import (
 
 from atenea import Context, Finding, Job, PermanentError, TransientError, durable, hookimpl
 from atenea.doctor import bundle_findings, package_findings
-from atenea.durations import spoken_duration
 from atenea.media.audio import SAMPLE_RATE, SoundReader, frame_count, keeps_time, opened, sound_of, wav_info
+from atenea.media.mux import Encoder, can_encode
 from atenea.media.pictures import FORMATS
-from atenea.media.segments import SegmentEncoder, SegmentStore, join_segments
+from atenea.media.segments import Pictures, SegmentEncoder, SegmentStore, join_segments
 from atenea.models import missing_files
 from atenea.models.lockfile import read_lock
 from atenea.models.manifest import wanted_paths
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import Wav2Vec2Model
 
-    from hallo2 import ClipState, Hallo2Pipeline, Portrait
+    from hallo2 import Clip, ClipState, Hallo2Pipeline, Portrait
     from hallo2.face import FaceAnalysis
     from hallo2.machine import Gpu, Machine
     from hallo2.vocals import VocalSeparator
@@ -133,10 +133,14 @@ class Options(SquareVideoOptions):
         dtype: the precision of the networks; float16 on a GPU, float32 on a CPU if it is not set.
         models: the folder of the models; `paths.models` if it is not set.
         decode_batch_size: how many frames are decoded at once; fewer take less memory.
+        encoder: what the frames are encoded with: "libx264" on the CPU, or "h264_nvenc" on a GPU that has an encoder;
+            where there is none, libx264 takes its place.
         keep_loaded_seconds: how long the models stay loaded after the last job.
     """
 
-    configuration_only: ClassVar = frozenset({"device", "dtype", "models", "decode_batch_size", "keep_loaded_seconds"})
+    configuration_only: ClassVar = frozenset(
+        {"device", "dtype", "models", "decode_batch_size", "encoder", "keep_loaded_seconds"}
+    )
 
     num_inference_steps: int = Field(40, ge=1, le=1000)
     guidance_scale: float = Field(3.5, ge=0, le=100)
@@ -154,6 +158,7 @@ class Options(SquareVideoOptions):
     dtype: Literal["float16", "bfloat16", "float32"] | None = None
     models: Annotated[Path, AfterValidator(_absolute)] | None = None
     decode_batch_size: int = Field(2, ge=1, le=CLIP_FRAMES)
+    encoder: Encoder = "libx264"
     keep_loaded_seconds: float = Field(600.0, ge=0)
 
     @model_validator(mode="after")
@@ -197,14 +202,15 @@ def render(job: Job, wav: Path, ctx: Context) -> Path:
     batch = _DecodeBatch(ctx.workdir / "decode_batch_size", options.decode_batch_size)
     with _out_of_memory_told(options, batch):
         engine = _engine(ctx)
+        began = time.monotonic()
         engine.pipeline.decode_batch_size = batch.size
         portrait, warnings = _portrait(job.avatar, engine, ctx)
         heard = _vocals(job, wav, samples, ctx) if _separates(job, options) else wav
         facts = _facts(job.avatar, heard, engine, ctx)
-        store = SegmentStore(ctx.workdir / "clips", facts, options.fps)
+        store = SegmentStore(ctx.workdir / "clips", facts, options.fps, _encoder(options, ctx))
         if store.count:
             ctx.log.info("an earlier attempt is continued", clips=store.count)
-        pace = _animate(engine, portrait, heard, store, ctx)
+        pace = _animate(engine, portrait, heard, store, ctx, began=began)
     target = ctx.workdir / "hallo2.mp4"
     join_segments(store.paths, target, progress=lambda _: ctx.progress(1.0, "joining the clips"))
     ctx.report.update(
@@ -215,6 +221,7 @@ def render(job: Job, wav: Path, ctx: Context) -> Path:
         dtype=options.precision,
         device=facts["device"],
         seconds_per_clip=pace.seconds_per_clip,
+        first_clip_seconds=pace.first_clip_seconds,
         peak_memory_gib=_peak_memory_gib(engine),
         load_seconds=engine.load_seconds,
         fused=engine.pipeline.fused,
@@ -230,6 +237,14 @@ def _options(ctx: Context) -> Options:
 
 def _models(ctx: Context) -> Path:
     return _options(ctx).models or ctx.models
+
+
+def _encoder(options: Options, ctx: Context) -> Encoder:
+    """The one that is asked for, if this machine has it."""
+    if options.encoder == "libx264" or can_encode(options.encoder, options.width, options.height):
+        return options.encoder
+    ctx.log.warning("this GPU or its driver has no such encoder; libx264 takes its place", encoder=options.encoder)
+    return "libx264"
 
 
 def _separates(job: Job, options: Options) -> bool:
@@ -534,35 +549,44 @@ def _write_vocals(source: Path, separator: VocalSeparator, target: Path, samples
 
 
 class _Pace:
-    """How far the render is, and how long it will take at the pace of the last two clips' steps."""
+    """How far the render is, and how fast.
 
-    def __init__(self, clips: int, done: int, steps: int, ctx: Context) -> None:
-        self._clips, self._clip, self._steps = clips, done, steps
+    Attributes:
+        first_clip_seconds: from the start of the render, models loaded, until the frames of its first clip were there;
+            None before that.
+    """
+
+    def __init__(self, clips: int, done: int, began: float, ctx: Context) -> None:
+        self._clips, self._clip = clips, done
         self._first = done
         self._ctx = ctx
-        self._times = deque([time.monotonic()], maxlen=2 * steps + 1)
-        self._began = self._times[0]
+        self._began, self._started = began, time.monotonic()
+        self.first_clip_seconds: float | None = None
 
     def on_step(self, step: int, steps: int) -> None:
-        """A step of the current clip is done; this is where a cancelled job stops."""
-        self._times.append(time.monotonic())
+        """The GPU has a step of the current clip to do; this is where a cancelled job stops."""
         done, total = self._clip * steps + step, self._clips * steps
-        left = (self._times[-1] - self._times[0]) / (len(self._times) - 1) * (total - done)
-        where = f"clip {self._clip + 1} of {self._clips}, step {step} of {steps}"
-        self._ctx.progress(done / total, f"{where}, {spoken_duration(left)} left")
+        self._ctx.progress(done / total, f"clip {self._clip + 1} of {self._clips}, step {step} of {steps}")
 
     def on_clip(self) -> None:
-        """The current clip is done."""
+        """It has all of the current clip to do."""
         self._clip += 1
+
+    def on_frames(self) -> None:
+        """The frames of a clip are there."""
+        if self.first_clip_seconds is None:
+            self.first_clip_seconds = round(time.monotonic() - self._began, 3)
 
     @property
     def seconds_per_clip(self) -> float | None:
         """On the average of this attempt; None if it has computed none."""
         computed = self._clip - self._first
-        return round((time.monotonic() - self._began) / computed, 3) if computed else None
+        return round((time.monotonic() - self._started) / computed, 3) if computed else None
 
 
-def _animate(engine: _Engine, portrait: Portrait, heard: Path, store: SegmentStore, ctx: Context) -> _Pace:
+def _animate(
+    engine: _Engine, portrait: Portrait, heard: Path, store: SegmentStore, ctx: Context, *, began: float
+) -> _Pace:
     """Compute the clips that the store lacks."""
     from safetensors.torch import save  # noqa: PLC0415 - likewise
 
@@ -571,7 +595,7 @@ def _animate(engine: _Engine, portrait: Portrait, heard: Path, store: SegmentSto
     options = _options(ctx)
     frames = frame_count(wav_info(heard), options.fps)
     features = SpeechFeatures(engine.wav2vec, heard, options.fps, CLIP_FRAMES)
-    pace = _Pace(len(features) // CLIP_FRAMES, store.count, options.num_inference_steps, ctx)
+    pace = _Pace(len(features) // CLIP_FRAMES, store.count, began, ctx)
     if store.count * CLIP_FRAMES >= frames:
         return pace
     clips = engine.pipeline(
@@ -585,11 +609,17 @@ def _animate(engine: _Engine, portrait: Portrait, heard: Path, store: SegmentSto
         state=_restored(store),
         on_step=pace.on_step,
     )
+
+    def fetched(clip: Clip) -> tuple[Pictures, bytes]:
+        pictures = clip.images()[: frames - (clip.state.clips - 1) * CLIP_FRAMES].numpy()
+        pace.on_frames()
+        return pictures, save(clip.state.to_tensors())
+
     with SegmentEncoder(store) as encoder:
         for clip in clips:
-            first = (clip.state.clips - 1) * CLIP_FRAMES
-            encoder.put(clip.images()[: frames - first].numpy(), save(clip.state.to_tensors()))
+            encoder.put(partial(fetched, clip))
             pace.on_clip()
+            del clip  # its frames need not stay in the GPU's memory until the next ones are there
     return pace
 
 

@@ -20,7 +20,7 @@ below the number from which Pillow itself warns."""
 BACKGROUND = (225, 225, 225)
 """What shows through where a picture is transparent: a plain light wall."""
 
-_BROKEN = (OSError, EOFError, SyntaxError, ValueError, IndexError, KeyError, TypeError, struct.error)
+_BROKEN = (OSError, EOFError, SyntaxError, ValueError, IndexError, KeyError, TypeError, RuntimeError, struct.error)
 """What Pillow's decoders raise on files that are cut off or damaged."""
 
 

@@ -91,12 +91,14 @@ class FusedAudio:
 
         return FusedSpeechContext(folded(self.keys, self.queries), folded(self.values, self.outputs), tokens)
 
-    def __call__(self, x: Tensor, speech: FusedSpeechContext, region: FusedRegionContext) -> Tensor:
-        """(halves * frames, h * w, c) -> the same shape."""
+    def __call__(self, x: Tensor, speech: FusedSpeechContext | None, region: FusedRegionContext) -> Tensor:
+        """(halves * frames, h * w, c) -> the same shape; without speech for the unconditional half by itself."""
         tokens, spoken = self._spoken(x, speech, region)
         return self.tail(x, tokens, everywhere=region.silence, added=spoken)
 
-    def _spoken(self, x: Tensor, speech: FusedSpeechContext, region: FusedRegionContext) -> tuple[Tensor, Tensor]:
+    def _spoken(
+        self, x: Tensor, speech: FusedSpeechContext | None, region: FusedRegionContext
+    ) -> tuple[Tensor, Tensor | None]:
         """The tokens after self-attention, and what the speech adds to those of the conditional half."""
         transformer, block = self.transformer, self.block
         tokens = transformer.proj_in(grouped(transformer.norm, x, shift=self.shift))
@@ -105,6 +107,8 @@ class FusedAudio:
         attended, _ = attend(*qkv.chunk(3, dim=-1), heads=heads)
         del qkv
         attended = block.attn1.project(attended.flatten(2))
+        if speech is None:
+            return tokens.add_(attended), None
         tokens, hidden = normed(block.norm2, tokens, added=attended)
         del attended
         weights = speech_weights(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hallo2.kernels import add_layer_norm, group_norm
-from hallo2.transformers import to_tokens
+from hallo2.transformers import CLIP_FRAMES, to_tokens
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, *, heads: int) -> tuple[Tensor, Tensor]:
@@ -83,6 +83,17 @@ def let_go(*taken_over: nn.Linear | nn.Conv2d) -> None:
 PARITIES = 2
 """In the rows the even frames come before the odd ones, in each half by itself. The even ones of the conditional half
 attend to the reference image as seen without identity, the odd ones to it as seen with identity."""
+
+
+APART_TOKENS = 1 << 16
+"""Halves with so many tokens are computed one after the other: each keeps a GPU busy, in half the memory."""
+
+
+def apart(x: Tensor) -> list[slice]:
+    """Which rows of (halves * frames, h * w, c) are computed together."""
+    if len(x) <= CLIP_FRAMES or CLIP_FRAMES * x.shape[1] < APART_TOKENS:
+        return [slice(None)]
+    return [slice(first, first + CLIP_FRAMES) for first in range(0, len(x), CLIP_FRAMES)]
 
 
 def by_parity(frames: Tensor) -> Tensor:

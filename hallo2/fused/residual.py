@@ -6,7 +6,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hallo2.fused.operations import bias_of, convolved, grouped
+from hallo2.fused.operations import apart, bias_of, convolved, grouped
 from hallo2.kernels import add_bias
 from hallo2.resnet import ResidualBlock
 
@@ -17,6 +17,7 @@ class FusedResidual:
     def __init__(self, block: ResidualBlock | ResnetBlock2D) -> None:
         self.block = block
         self.shortcut = block.conv_shortcut if isinstance(block.conv_shortcut, nn.Conv2d) else None
+        self.channels: int = block.conv2.out_channels
         self.bias = bias_of(block.conv2) + (bias_of(self.shortcut) if self.shortcut else 0)
 
     def __call__(self, x: Tensor, height: int, shift: Tensor, skip: Tensor | None = None) -> Tensor:
@@ -28,6 +29,15 @@ class FusedResidual:
             shift: the time shift with the first convolution's bias, (1, out).
             skip: the last of x's channels where it comes by a skip connection; the two are nowhere laid side by side.
         """
+        parts = apart(x)
+        if len(parts) == 1:
+            return self._rows(x, height, shift, skip)
+        out = x.new_empty(*x.shape[:-1], self.channels)
+        for rows in parts:
+            out[rows] = self._rows(x[rows], height, shift, None if skip is None else skip[rows])
+        return out
+
+    def _rows(self, x: Tensor, height: int, shift: Tensor, skip: Tensor | None) -> Tensor:
         block = self.block
         hidden = convolved(block.conv1, grouped(block.norm1, x, silu=True, beside=skip), height)
         hidden = convolved(block.conv2, grouped(block.norm2, hidden, silu=True, shift=shift), height)

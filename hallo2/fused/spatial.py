@@ -20,14 +20,21 @@ class FusedSpatialContext:
     """As `SpatialContext`.
 
     Attributes:
-        reference: keys and values of the reference image without and with identity, (2, h * w, 2 * c).
+        reference: keys and values of the reference image without and with identity, (2, h * w, 2 * c); None for the
+            unconditional half by itself.
         face_keys: for each half what a normed token is multiplied with to get its scores, (halves, c, heads * tokens).
         face_values: for each half what the weights are multiplied with, (halves, heads * tokens, c).
     """
 
-    reference: Tensor
+    reference: Tensor | None
     face_keys: Tensor
     face_values: Tensor
+
+    def halves(self) -> list[FusedSpatialContext]:
+        """Each half by itself; the last one is the conditional one."""
+        keys, values = torch.split(self.face_keys, 1), torch.split(self.face_values, 1)
+        references = [*(None for _ in keys[1:]), self.reference]
+        return [FusedSpatialContext(*half) for half in zip(references, keys, values, strict=True)]
 
 
 class FusedSpatial:
@@ -75,11 +82,13 @@ class FusedSpatial:
             tokens=context.face_keys.shape[-1] // block.attn2.heads,
         )
 
-    def _self_attention(self, hidden: Tensor, reference: Tensor) -> Tensor:
+    def _self_attention(self, hidden: Tensor, reference: Tensor | None) -> Tensor:
         heads = self.block.attn1.heads
         queries, keys, values = functional.linear(hidden, self.qkv).chunk(3, dim=-1)
         del hidden
         attended, lse = attend(queries, keys, values, heads=heads)
+        if reference is None:
+            return attended.flatten(2)
         # All frames of the conditional half that see the reference image alike are one long row of queries.
         alike = rearrange(queries[-CLIP_FRAMES:], "(seen frames) hw c -> seen (frames hw) c", seen=len(reference))
         other, other_lse = attend(alike, *reference.chunk(2, dim=-1), heads=heads)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from hallo2.fused.operations import bias_of, let_go, normed
 from hallo2.kernels import geglu, interleaved
 
-TAIL_TOKENS = 1 << 15
-"""How many tokens are in a transformer's tail at a time: what lies between its products is the widest of all."""
+TAIL_ELEMENTS = 50 << 20
+"""How many numbers may lie between the products of a transformer's tail at a time: nothing else is as wide."""
 
 
 class FusedTail:
@@ -38,7 +38,7 @@ class FusedTail:
             added: likewise.
         """
         without = len(x) - (0 if added is None else len(added))
-        frames = max(1, TAIL_TOKENS // x.shape[1])
+        frames = max(1, TAIL_ELEMENTS // (x.shape[1] * self.weight.shape[1]))
         for first in range(0, len(x), frames):
             last = first + frames
             late = None if added is None or last <= without else added[max(0, first - without) : last - without]

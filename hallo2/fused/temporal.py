@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,6 +25,11 @@ class FusedMotionContext:
 
     tokens: Tensor
     qkv: Tensor
+
+    def halves(self) -> list[FusedMotionContext]:
+        """Each half by itself."""
+        tokens, qkv = torch.split(self.tokens, MOTION_FRAMES), torch.split(self.qkv, MOTION_FRAMES)
+        return [FusedMotionContext(*half) for half in zip(tokens, qkv, strict=True)]
 
 
 class FusedTemporal:

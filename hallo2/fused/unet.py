@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hallo2.fused.audio import FusedAudio, FusedRegionContext, FusedSpeechContext
-from hallo2.fused.operations import PARITIES, bias_of, by_parity, grouped, let_go, packed
+from hallo2.fused.operations import PARITIES, apart, bias_of, by_parity, grouped, let_go, packed
 from hallo2.fused.residual import FusedResidual
 from hallo2.fused.spatial import FusedSpatial, FusedSpatialContext
 from hallo2.fused.temporal import FusedMotionContext, FusedTemporal
@@ -32,8 +32,15 @@ class FusedPortraitContext:
 class FusedClipContext(FusedPortraitContext):
     """As `ClipContext`."""
 
-    speech: FusedSpeechContext
+    speech: FusedSpeechContext | None
     motion: FusedMotionContext
+
+    def halves(self) -> list[FusedClipContext]:
+        """Each half by itself; the last one is the conditional one, and the only one that hears the speech."""
+        spatial, motion = self.spatial.halves(), self.motion.halves()
+        speech = [*(None for _ in spatial[1:]), self.speech]
+        parts = zip(spatial, speech, motion, strict=True)
+        return [FusedClipContext(seen, self.region, heard, moved) for seen, heard, moved in parts]
 
 
 class FusedLayer:
@@ -57,13 +64,15 @@ class FusedLayer:
         self.residual.bias = (self.residual.bias + ahead).to(self.residual.bias.dtype)
 
     def transformed(self, x: Tensor, contexts: Iterator[FusedClipContext]) -> Tensor:
-        """(halves * frames, h * w, c) -> the same shape; takes the next context where there are transformers."""
+        """Change (halves * frames, h * w, c) in place; takes the next context where there are transformers."""
         if not self.has_transformers:
             return x
-        context = next(contexts)
-        x = self.spatial(x, context.spatial)
-        x = self.audio(x, context.speech, context.region)
-        return self.temporal(x, context.motion)
+        context, parts = next(contexts), apart(x)
+        for rows, part in zip(parts, context.halves() if len(parts) > 1 else [context], strict=True):
+            self.spatial(x[rows], part.spatial)
+            self.audio(x[rows], part.speech, part.region)
+            self.temporal(x[rows], part.motion)
+        return x
 
 
 class FusedDenoisingUNet:
@@ -115,10 +124,20 @@ class FusedDenoisingUNet:
         ]
 
     def times(self, timesteps: Tensor) -> list[tuple[Tensor, ...]]:
-        """For each timestep the shifts of all residual blocks, with the biases of their first convolutions, (c,)."""
-        time = functional.silu(self.unet.time(timesteps))
-        shifts = functional.linear(time, self.shift_weight, self.shift_bias)
-        return [row.split(self.shift_sizes) for row in shifts]
+        """For each timestep the shifts of all residual blocks, with the biases of their first convolutions, (c,).
+
+        In float32: a shift is the same for all pixels, so what rounding does to it is not evened out.
+        """
+        embedding = self.unet.time_embedding
+        layers = (
+            (embedding.linear_1.weight, embedding.linear_1.bias),
+            (embedding.linear_2.weight, embedding.linear_2.bias),
+            (self.shift_weight, self.shift_bias),
+        )
+        time = self.unet.time_proj(timesteps).float()
+        for i, (weight, bias) in enumerate(layers):
+            time = functional.linear(functional.silu(time) if i else time, weight.float(), bias.float())
+        return [torch.split(row, self.shift_sizes) for row in time]
 
     def __call__(
         self, latents: Tensor, time: Sequence[Tensor], contexts: Sequence[FusedClipContext], face_features: Tensor

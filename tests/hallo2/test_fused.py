@@ -99,15 +99,15 @@ def test_residual_block_with_a_skip_connection() -> None:
     assert relative_error(out, to_tokens(plain(x, time))) < TOLERANCE
 
 
-@pytest.mark.parametrize(("tokens", "late"), [(1, 16), (8, 16), (100, 16), (1 << 15, 3)])
-def test_tail_in_parts(tokens: int, late: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many tokens it takes at a time, and wherever the rows begin that something is added to."""
+@pytest.mark.parametrize(("elements", "late"), [(1, 16), (8 * 320, 16), (101 * 320, 16), (1 << 20, 3)])
+def test_tail_in_parts(elements: int, late: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much it takes at a time, and wherever the rows begin that something is added to."""
     block = FusedSpatial(tiny_networks().denoising_unet.mid_block.attentions[0])
     x, hidden, everywhere = (drawn(name, 32, 4, 64) for name in ("x", "hidden", "everywhere"))
     added = drawn("added", late, 4, 64)
     total = torch.cat([hidden[:-late], hidden[-late:] + added]) + everywhere[0]
     expected = x + plain_tail(block.tail, total)
-    monkeypatch.setattr(tail, "TAIL_TOKENS", tokens)
+    monkeypatch.setattr(tail, "TAIL_ELEMENTS", elements)
     out = block.tail(x, hidden, everywhere=everywhere[0], added=added)
     assert relative_error(out, expected) < TOLERANCE
 
@@ -152,6 +152,15 @@ def test_the_golden_case_in_the_fused_path() -> None:
     for number, clip in enumerate(run(pipeline)):
         assert relative_error(clip.latents, RESULTS[f"clip{number}.latents"]) < 1e-3
         assert relative_error(clip.frames, RESULTS[f"clip{number}.frames"]) < 1e-3
+
+
+@pytest.mark.usefixtures("in_plain_torch")
+def test_halves_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pictures are computed that are large."""
+    together = next(run(Hallo2Pipeline(tiny_networks(), tiny_vae(), fused=True)))
+    monkeypatch.setattr(operations, "APART_TOKENS", 1)
+    apart = next(run(Hallo2Pipeline(tiny_networks(), tiny_vae(), fused=True)))
+    assert relative_error(apart.latents, together.latents) < 1e-3
 
 
 @pytest.mark.usefixtures("in_plain_torch")

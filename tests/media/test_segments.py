@@ -205,7 +205,7 @@ def test_the_encoder_works_beside_and_finishes_what_waits(tmp_path):
     made = store(tmp_path / "clips")
     with pytest.raises(KeyboardInterrupt), SegmentEncoder(made) as encoder:
         for number in range(3):
-            encoder.put(pictures(number), b"%d" % number)
+            encoder.put(lambda number=number: (pictures(number), b"%d" % number))
         raise KeyboardInterrupt
     assert (made.count, made.state) == (3, b"2")
     whole = filled(tmp_path / "whole", 3)
@@ -221,20 +221,20 @@ def test_the_encoder_waits_when_it_is_behind(tmp_path):
 
         def add(self, _pictures, state):
             self.begun.set()
-            assert self.go_on.wait(10)
+            assert self.go_on.wait(60)
             self.added.append(state)
 
     slow = Slow()
     with SegmentEncoder(slow) as encoder:
-        encoder.put(None, b"0")
-        assert slow.begun.wait(10)
-        encoder.put(None, b"1")
-        third = threading.Thread(target=encoder.put, args=(None, b"2"))
+        encoder.put(lambda: (None, b"0"))
+        assert slow.begun.wait(60)
+        encoder.put(lambda: (None, b"1"))
+        third = threading.Thread(target=encoder.put, args=(lambda: (None, b"2"),))
         third.start()
         assert slow.added == []
         assert third.is_alive()
         slow.go_on.set()
-        third.join(10)
+        third.join(60)
     assert slow.added == [b"0", b"1", b"2"]
 
 
@@ -243,6 +243,6 @@ def test_what_fails_in_the_thread_is_raised_outside(tmp_path):
     (tmp_path / "clips").rmdir()
     with pytest.raises(FileNotFoundError), SegmentEncoder(made) as encoder:
         for number in range(20):
-            encoder.put(pictures(number), b"state")
+            encoder.put(lambda number=number: (pictures(number), b"state"))
     with pytest.raises(FileNotFoundError), SegmentEncoder(made) as encoder:
-        encoder.put(pictures(0), b"state")
+        encoder.put(lambda: (pictures(0), b"state"))

@@ -10,14 +10,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
+from av.error import FFmpegError
 from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
@@ -44,6 +46,9 @@ FASTSTART = {"movflags": "+faststart"}
 ENCODER_THREADS = 4
 """Fixed, because x264 writes other bytes with another number of threads."""
 
+Encoder = Literal["libx264", "h264_nvenc"]
+"""By FFmpeg's names: on the CPU, or by the encoder that some NVIDIA GPUs have."""
+
 Picture = NDArray[np.uint8]
 
 
@@ -67,6 +72,15 @@ class VideoWriter:
     """Writes frames into an H.264 MP4 without sound; a context manager that removes the file if something fails.
 
     The same frames give the same bytes. There is a keyframe every two seconds that nothing refers across.
+
+    Args:
+        path: of the file.
+        width: of the frames, even.
+        height: likewise.
+        fps: frames per second.
+        crf: of x264, or what NVENC has for it: 18 can hardly be told from the frames.
+        preset: of x264, from "ultrafast" to "veryslow"; NVENC's is fixed.
+        encoder: "h264_nvenc" is on some NVIDIA GPUs, see `can_encode`.
     """
 
     def __init__(
@@ -78,6 +92,7 @@ class VideoWriter:
         *,
         crf: int = 18,
         preset: str = "veryfast",
+        encoder: Encoder = "libx264",
     ) -> None:
         if width % 2 or height % 2:
             raise ValueError(f"H.264 video has an even width and height, not {width} x {height}")
@@ -87,7 +102,9 @@ class VideoWriter:
         rate = Fraction(fps)
         self._time_base = 1 / rate
         self._container = created(path)
-        self._stream = _h264_stream(self._container, rate, width, {"crf": str(crf), "preset": preset})
+        keyframes = max(1, round(2 * rate))
+        options = {"libx264": _x264, "h264_nvenc": _nvenc}[encoder](crf, preset, keyframes, width)
+        self._stream = _h264_stream(self._container, encoder, rate, width, options)
         self._stream.height = height
 
     def __enter__(self) -> Self:
@@ -143,9 +160,21 @@ def copied_streams(source: InputContainer, output: OutputContainer) -> dict[int,
     return copies
 
 
-def _h264_stream(container: OutputContainer, rate: Fraction, width: int, options: Mapping[str, str]) -> VideoStream:
-    keyframes = max(1, round(2 * rate))
-    stream = container.add_stream("libx264", rate=rate)
+def can_encode(encoder: Encoder, width: int, height: int) -> bool:
+    """Whether this machine has the encoder, for frames of that size."""
+    with TemporaryDirectory(prefix="atenea-encoder-") as folder:
+        try:
+            with VideoWriter(Path(folder) / "try.mp4", width, height, 25, encoder=encoder) as writer:
+                writer.write(np.zeros((height, width, 3), np.uint8))
+        except FFmpegError:
+            return False
+    return True
+
+
+def _h264_stream(
+    container: OutputContainer, encoder: Encoder, rate: Fraction, width: int, options: Mapping[str, str]
+) -> VideoStream:
+    stream = container.add_stream(encoder, rate=rate)
     stream.width = width
     stream.pix_fmt = "yuv420p"
     stream.time_base = 1 / rate
@@ -155,11 +184,22 @@ def _h264_stream(container: OutputContainer, rate: Fraction, width: int, options
     stream.colorspace = Colorspace.ITU709
     stream.color_primaries = ColorPrimaries.BT709
     stream.color_trc = ColorTrc.BT709
-    stream.options = {
-        **options,
+    stream.options = dict(options)
+    return stream
+
+
+def _x264(crf: int, preset: str, keyframes: int, width: int) -> dict[str, str]:
+    return {
+        "crf": str(crf),
+        "preset": preset,
         "x264-params": f"keyint={keyframes}:min-keyint={keyframes}:scenecut=0:open-gop=0:mbtree={_mbtree(width)}",
     }
-    return stream
+
+
+def _nvenc(crf: int, _preset: str, keyframes: int, _width: int) -> dict[str, str]:
+    """A constant quality, as x264's `crf` asks for; "p6" is the slowest of NVIDIA's presets but one."""
+    quality = {"rc": "vbr", "cq": str(crf), "b": "0", "preset": "p6", "tune": "hq"}
+    return quality | {"g": str(keyframes), "no-scenecut": "1", "forced-idr": "1", "strict_gop": "1"}
 
 
 def _mbtree(width: int) -> int:

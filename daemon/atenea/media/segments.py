@@ -11,7 +11,7 @@ import hashlib
 import json
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from atenea import durable
 from atenea.errors import PermanentError
 from atenea.media.audio import ProgressCallback, opened, silent
-from atenea.media.mux import VideoWriter, created, picture_of
+from atenea.media.mux import Encoder, VideoWriter, created, picture_of
 
 Pictures = NDArray[np.uint8]
 """Frames of one segment: RGB, (frames, height, width, 3)."""
@@ -44,16 +44,18 @@ class SegmentStore:
         folder: made if it is missing; nothing else may be in it.
         facts: all that shapes the video, as JSON values.
         fps: frames per second, a whole number.
+        encoder: see `VideoWriter`.
 
     Attributes:
         count: how many segments are finished.
         state: what `add` was given with the last of them; None if there is none.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any], fps: int) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any], fps: int, encoder: Encoder = "libx264") -> None:
         self._folder = folder
-        self._facts = json.loads(json.dumps(dict(facts)))
+        self._facts = json.loads(json.dumps({**facts, "encoder": encoder}))
         self._fps = fps
+        self._encoder = encoder
         durable.make_folder(folder)
         for made in (folder, *list(folder.parents)[:3]):  # the worker made the folders of job and stage
             durable.fsync_folder(made)
@@ -76,7 +78,7 @@ class SegmentStore:
         """
         path = self._path(self.count)
         _, height, width, _ = pictures.shape
-        with VideoWriter(path, width, height, self._fps, preset="medium") as writer:
+        with VideoWriter(path, width, height, self._fps, preset="medium", encoder=self._encoder) as writer:
             for picture in pictures:
                 writer.write(picture)
         durable.sync_all([path, self._folder])
@@ -108,7 +110,7 @@ class SegmentEncoder:
 
     def __init__(self, store: SegmentStore) -> None:
         self._store = store
-        self._waiting: queue.Queue[tuple[Pictures, bytes] | None] = queue.Queue(maxsize=1)
+        self._waiting: queue.Queue[Callable[[], tuple[Pictures, bytes]] | None] = queue.Queue(maxsize=1)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="segment encoder", daemon=True)
 
@@ -124,13 +126,17 @@ class SegmentEncoder:
         if kind is None:
             self._raise()
 
-    def put(self, pictures: Pictures, state: bytes) -> None:
-        """Hand a segment over; waits while two of them are not yet encoded. The arrays must not change any more.
+    def put(self, segment: Callable[[], tuple[Pictures, bytes]]) -> None:
+        """Hand a segment over; waits while two of them are not yet encoded.
+
+        Args:
+            segment: called in the encoder's thread, which may wait there until the pictures are computed; returns them
+                and the state after them.
 
         Raises:
             BaseException: what went wrong with an earlier segment.
         """
-        self._waiting.put((pictures, state))
+        self._waiting.put(segment)
         self._raise()
 
     def _raise(self) -> None:
@@ -141,7 +147,7 @@ class SegmentEncoder:
         while (segment := self._waiting.get()) is not None:
             if self._error is None:
                 try:
-                    self._store.add(*segment)
+                    self._store.add(*segment())
                 except BaseException as error:  # noqa: BLE001 - it is raised in the other thread
                     self._error = error
 

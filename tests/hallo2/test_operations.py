@@ -1,0 +1,20 @@
+"""One denoising step at full size computes and moves no more than it did when it was made fast."""
+
+from __future__ import annotations
+
+import pytest
+from operation_counter import Counted, count_step
+
+MOST = {
+    "readable": Counted(tflop=46.37, operations=2111, gigabytes=259.5, peak_gib=2.1),
+    "fused": Counted(tflop=37.52, operations=1162, gigabytes=110.2, peak_gib=0.63),
+}
+
+
+@pytest.mark.parametrize("path", MOST)
+def test_one_step(path: str) -> None:
+    counted, most = count_step(fused=path == "fused"), MOST[path]
+    assert counted.tflop <= most.tflop
+    assert counted.operations <= most.operations
+    assert counted.gigabytes <= most.gigabytes
+    assert counted.peak_gib <= most.peak_gib
