@@ -1,6 +1,10 @@
 """How fast the Hallo2 engine renders, what each stage takes, and how far its precision is from float32.
 
-python benchmarks/hallo2.py [--size 512] [--steps 40] [--clips 3] [--dtype float16] [--device cuda] [--json FILE]
+python benchmarks/hallo2.py [--size 512] [--steps 40] [--clips 3] [--dtype float16] [--device cuda] [--busy]
+    [--json FILE]
+
+With --busy it also watches the GPU while all clips are rendered (20 show it well), and says what share of the time it
+had something to do.
 
 The networks have their full size and weights drawn from their names (`tests/data/golden/seeded.py`): time and rounding
 do not ask what weights were trained for.
@@ -15,15 +19,18 @@ sys.path.append(sys.path.pop(0))
 
 import argparse
 import json
+import queue
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
 import drawn
+import numpy as np
 import torch
 from machine import describe, headline
 from torch import Tensor
@@ -49,12 +56,14 @@ class Figures:
         decode_seconds: 16 frames.
         copy_seconds: 16 frames as 8-bit pictures to the host.
         encode_seconds: 16 frames to H.264.
-        first_clip_seconds: from the call to the first clip, all compiled and warm.
+        first_clip_seconds: from the call to the first clip's frames, all compiled and warm.
         clip_seconds: a clip in a running video.
         frames_per_second: 16 of `clip_seconds`.
         matmul_tflops: a product of two 8192 x 8192 matrices, in TFLOP/s.
         peak_gib: of memory allocated while the video ran.
         weights_gib: of memory allocated before.
+        busy_share: of the time from the first kernel of the video to the last one, that in which one ran; None if it
+            was not watched.
         error: of the latents after all steps against float32 with the same noise, relative; None if not measured.
     """
 
@@ -76,6 +85,7 @@ class Figures:
     matmul_tflops: float = 0.0
     peak_gib: float = 0.0
     weights_gib: float = 0.0
+    busy_share: float | None = None
     error: float | None = None
     spread: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -87,7 +97,7 @@ class Bench:
         self.device = torch.device(arguments.device)
         self.dtype: torch.dtype = getattr(torch, arguments.dtype)
         self.size, self.steps, self.clips = arguments.size, arguments.steps, arguments.clips
-        self.repeats = arguments.repeats
+        self.repeats, self.busy = arguments.repeats, arguments.busy
         self.fused: bool | None = False if arguments.eager else None
         self.config = drawn.TINY if arguments.tiny else Hallo2Config()
         self.seeded = drawn.seeded
@@ -155,6 +165,8 @@ class Bench:
             self.figures.weights_gib = torch.cuda.memory_allocated() / 2**30
         self._stages(pipeline)
         self._video(pipeline)
+        if self.busy:
+            self.figures.busy_share = self._busy_share(pipeline)
         self.figures.matmul_tflops = self._matmul()
         self.reference_latents = next(self.video(pipeline)).latents
         return self.figures
@@ -184,16 +196,41 @@ class Bench:
     def _video(self, pipeline: Hallo2Pipeline) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        times = [time.perf_counter()]
-        for clip in self.video(pipeline):
-            clip.images()
-            times.append(time.perf_counter())
+        times = [time.perf_counter(), *(time.perf_counter() for _ in self._fetched(pipeline))]
         taken = [end - start for start, end in pairwise(times)]
         self.figures.first_clip_seconds = taken[0]
         self.figures.clip_seconds = statistics.median(taken[1:] or taken)
         self.figures.frames_per_second = 16 / self.figures.clip_seconds
         if self.device.type == "cuda":
             self.figures.peak_gib = torch.cuda.max_memory_allocated() / 2**30
+
+    def _fetched(self, pipeline: Hallo2Pipeline) -> Iterator[Tensor]:
+        """The pictures of each clip as soon as they are there, while the next one is computed."""
+        fetched: queue.Queue[Future[Tensor] | None] = queue.Queue()
+
+        def render() -> None:
+            with torch.no_grad():
+                for clip in self.video(pipeline):
+                    fetched.put(pool.submit(clip.images))
+            fetched.put(None)
+
+        with ThreadPoolExecutor(2) as pool:
+            rendering = pool.submit(render)
+            while (pictures := fetched.get()) is not None:
+                yield pictures.result()
+            rendering.result()
+
+    def _busy_share(self, pipeline: Hallo2Pipeline) -> float:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            for _ in self._fetched(pipeline):
+                pass
+            self.wait()
+        cuda = torch.autograd.DeviceType.CUDA
+        events = [event for event in profile.profiler.kineto_results.events() if event.device_type() == cuda]
+        spans = np.array(sorted((event.start_ns(), event.start_ns() + event.duration_ns()) for event in events))
+        free_from = np.maximum.accumulate(spans[:, 1])
+        idle = np.maximum(spans[1:, 0] - free_from[:-1], 0).sum()
+        return float(1 - idle / (free_from[-1] - spans[0, 0]))
 
     def _matmul(self) -> float:
         side = MATMUL if self.device.type == "cuda" else 256
@@ -262,6 +299,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small networks, to try this script")
     parser.add_argument("--no-error", action="store_true", help="leave the comparison with float32 out")
+    parser.add_argument("--busy", action="store_true", help="watch how busy the GPU is")
     parser.add_argument("--eager", action="store_true", help="the readable path instead of the fused one")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
@@ -280,6 +318,7 @@ def _table(figures: Figures) -> str:
         ("encode, 16 frames", f"{figures.encode_seconds:.3f} s", ""),
         ("the first clip", f"{figures.first_clip_seconds:.2f} s", ""),
         ("a clip", f"{figures.clip_seconds:.2f} s", f"{figures.frames_per_second:.2f} frames/s"),
+        *([("the GPU is busy", f"{figures.busy_share:.1%}", "of the video's time")] if figures.busy_share else []),
         ("memory", f"{figures.peak_gib:.2f} GiB", f"of it {figures.weights_gib:.2f} GiB weights"),
     ]
     return "\n".join(f"{name:<28}{value:>14}   {more}".rstrip() for name, value, more in rows)
