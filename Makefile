@@ -18,8 +18,8 @@ run: $(VENV)/installed  ## install, turn examples/hello.txt into a video, print 
 test: $(VENV)/installed-dev  ## install what tests need, run them all
 	$(BIN)/pytest -n auto --dist worksteal
 
-soak: $(VENV)/installed-dev  ## render an hour with hallo2, kill it 50 times: about 30 minutes
-	$(BIN)/pytest -s tests/soak/*.py
+soak: $(VENV)/installed-dev  ## an hour with hallo2, hundreds of kills and power cuts: about an hour
+	SOAK_STATES=0 $(BIN)/pytest -s tests/soak/*.py tests/faults/test_kill_points.py tests/faults/test_power.py
 
 lint: $(VENV)/installed-dev  ## ruff, mypy, import-linter
 	$(BIN)/ruff check

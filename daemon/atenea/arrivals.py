@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from atenea.config import Config
-from atenea.inbox.late import REST, bring_picture, bring_rest, rest_folder
+from atenea.inbox.late import REST, bring_picture, bring_rest, opened_rest, rest_folder
 from atenea.inbox.readings import NOTHING, fingerprint
 from atenea.inbox.scan import EMPTY_PATIENCE
 from atenea.inbox.taking import COPY
@@ -86,21 +86,22 @@ class Arrivals:
     def _look_now(self, job: JobRow) -> tuple[str, bool]:
         """The original's fingerprint, with all that came late, and whether somebody still writes it."""
         inbox, folder = self.config.paths.inbox, self.config.jobs / job.id
-        original, rest = folder / "original", rest_folder(inbox, job.id)
+        original = folder / "original"
         arrived_before = job.created + EMPTY_PATIENCE * self.config.watch.settle_seconds
 
         def before_copy() -> Path:
             self._ledger.copy_begun(job.id)
-            return rest
+            return rest_folder(inbox, job.id)
 
         patience = self.config.limits.wait_for_files_seconds
         with REST:
             try:
                 bring_picture(inbox, original, job.relative, arrived_before=arrived_before, before_copy=before_copy)
-                if rest.exists():
-                    bring_rest(rest, original, job.relative)
-                source = rest if rest.exists() else original
-                return fingerprint(original, job.relative), is_written(source, job.relative, patience=patience) is True
+                with opened_rest(rest_folder(inbox, job.id)) as rest:
+                    if rest:
+                        bring_rest(rest, original, job.relative)
+                    is_held = is_written(rest or original, job.relative, patience=patience) is True
+                return fingerprint(original, job.relative), is_held
             except (FileNotFoundError, NotADirectoryError):
                 return NOTHING, False
 

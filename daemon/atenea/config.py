@@ -10,9 +10,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from atenea.credentials import with_folder
-from atenea.errors import ConfigError, MistakesError
+from atenea.errors import ConfigError, MistakesError, UsageError
 from atenea.jobfile import PROVENANCE, JobKeys, PostPlugins, StageDefaults, only_one, parse_toml
 from atenea.mistakes import Invalid, validated
+from atenea.plugin_files import other_writers
 
 Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1024)]
@@ -216,21 +217,43 @@ def find_config() -> Path | None:
     named = os.environ.get("ATENEA_CONFIG")
     if named:
         return Path(named)
-    return next((path for path in (Path("etc/atenea.toml"), SERVICE_FILE) if path.is_file()), None)
+    here = Path("etc/atenea.toml")
+    if os.path.isfile(here):  # which says no of a working directory that may not be entered, too
+        return here
+    return SERVICE_FILE if _may_be_there(SERVICE_FILE) else None
+
+
+def _may_be_there(file: Path) -> bool:
+    """Not only if it is: of a folder that may not be entered, reading tells, and no defaults take its place."""
+    try:
+        file.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _working_directory() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise UsageError(f"the working directory: {error.strerror}; change to another, or name --config") from None
 
 
 def load_config(file: Path | None = None) -> Config:
     """The configuration from `file`, or from where it is found, or the defaults.
 
     Raises:
-        ConfigError: it cannot be read or has mistakes; all of them are named.
+        ConfigError: it cannot be read, others may write it, or it has mistakes; all of them are named.
+        UsageError: there is none, and no working directory either.
     """
     file = file or find_config()
     if file is None:
         cache = Path(os.environ.get("CACHE_DIRECTORY", "cache"))  # systemd's, for a service
-        return Config(paths=Paths(cache=cache).under(Path.cwd()))
+        return Config(paths=Paths(cache=cache).under(_working_directory()))
     try:
-        table = with_folder(parse_toml(file.read_bytes(), str(file)))
+        table = with_folder(parse_toml(_read(file), str(file)))
         settings = validated(Settings, table)
     except OSError as error:
         raise ConfigError(str(file), [f"cannot be read: {error.strerror}; see --config"]) from None
@@ -250,3 +273,11 @@ def load_config(file: Path | None = None) -> Config:
             ["paths.outbox: is the inbox too, or a preset's folder in it, which would take its own answers for jobs"],
         )
     return Config(**{**dict(settings), "paths": paths, "file": base / file.name})
+
+
+def _read(file: Path) -> bytes:
+    """The content of the configuration, which names programs that are run: nobody else may write it."""
+    with file.open("rb") as opened:
+        if others := other_writers(os.fstat(opened.fileno())):
+            raise ConfigError(str(file), [f"can be changed by {others}; protect it: chmod go-w {file}"])
+        return opened.read()

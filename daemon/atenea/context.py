@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from structlog.typing import FilteringBoundLogger
+from typing import TYPE_CHECKING, Any
 
 from atenea.errors import PermanentError
 from atenea.options import PluginOptions
 from atenea.timing import TimedText, write_timing
+
+if TYPE_CHECKING:  # the commands start faster without it
+    from structlog.typing import FilteringBoundLogger
 
 _SUFFIX = re.compile(r"(\.[a-z0-9_-]{1,16}){1,2}")
 RESERVED_SUFFIXES = frozenset({".mp4", ".json", ".error.txt", ".progress.txt"})

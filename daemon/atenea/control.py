@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import socket
@@ -12,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atenea.config import Config
 from atenea.errors import AteneaError, BusyError, ExitCode, UsageError
@@ -20,10 +19,13 @@ from atenea.ledger import Ledger
 from atenea.queue_desk import NotRunning, QueueDesk
 from atenea.state_lock import StateLock
 
+if TYPE_CHECKING:
+    import asyncio
+
 SOCKET = "control.sock"
 LEDGER = "ledger.sqlite3"
 _MOST_BYTES = 1 << 16
-_PATIENCE_SECONDS = 5.0
+_PATIENCE_SECONDS = 15.0
 _CREDENTIALS = struct.Struct("3i")
 """Of the process at the other end of a socket: its id, its user and its group."""
 
@@ -38,6 +40,8 @@ class ControlServer:
 
     async def start(self) -> None:
         """Listen; the state folder's lock must be held, so a socket that is there is a dead one."""
+        import asyncio  # noqa: PLC0415 - the commands start faster without it
+
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         with _short_path(self._state) as address:
             Path(address).unlink(missing_ok=True)

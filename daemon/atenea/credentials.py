@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 from collections.abc import Collection, Iterable, Mapping
@@ -12,6 +13,23 @@ from atenea.errors import ConfigError
 
 SECRETS = ("OPENAI_API_KEY",)
 _FOLDER = "$CREDENTIALS_DIRECTORY/"
+
+
+_PR_SET_DUMPABLE = 4
+
+
+def hide_from_others() -> None:
+    """Let no other process of this user look into this one: neither into its memory nor at /proc/PID/environ.
+
+    Whoever may trace every process (root, as a rule) still can, and there are no core dumps then. A program that this
+    process starts is not hidden.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "the memory of this process cannot be hidden")
 
 
 def find_secrets(config_file: Path | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -10,13 +10,16 @@ import asyncio
 import signal
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from atenea import durable
 from atenea.arrivals import Arrivals
+from atenea.clock import ClockWatch
 from atenea.config import Config, load_config
 from atenea.control import LEDGER, ControlServer
 from atenea.errors import AteneaError, ConfigError, ExitCode, UsageError
@@ -47,13 +50,14 @@ _UNPAUSED = frozenset({"intake", "publish"})
 _FIXED_PATHS = ("inbox", "outbox", "state")
 """What a running daemon cannot move."""
 
-_CLEAN_UP_SECONDS = 3600.0
+_CLEAN_UP_SECONDS = 60.0
 _NAP_SECONDS = 60.0
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 """How long the end may take beyond the time in which stages may stop by themselves."""
 _FAULT_SECONDS = 5.0
-"""How long a job rests after the daemon itself could not go on with it (a full disk, say)."""
+"""How long a job rests after the daemon itself could not go on with it (a full disk, say); each time twice as long."""
+_LONGEST_REST_SECONDS = 60.0
 
 
 class Daemon:
@@ -83,6 +87,7 @@ class Daemon:
         self._steps: dict[str, tuple[asyncio.Task[None], frozenset[str], Progress]] = {}
         self._cancelled: set[str] = set()
         self._resting: dict[str, tuple[float, str]] = {}
+        self._faults: Counter[str] = Counter()
         self._began = time.time()
 
     async def run(self) -> ExitCode:
@@ -95,7 +100,7 @@ class Daemon:
             AteneaError: the ledger cannot be opened.
         """
         paths = self._config.paths
-        for folder in (paths.inbox, paths.outbox, self._config.jobs):
+        for folder in (paths.inbox, paths.outbox, self._config.jobs, paths.cache):
             _make_folder(folder)
         self._service = Service()
         with StateLock(paths.state):
@@ -110,6 +115,7 @@ class Daemon:
         self._wake = asyncio.Event()
         self._checked = asyncio.Event()
         self._reloading = asyncio.Event()
+        self._clock = ClockWatch()
         self._stopping = asyncio.Event()
         self._pulse = Pulse()
         self._executor = LocalExecutor(self._config, self._secrets, paths.state / "workers.lock")
@@ -121,6 +127,7 @@ class Daemon:
         control = ControlServer(paths.state, self._desk)
         try:
             async with self._service.patient(_START_SECONDS):
+                self._follow_clock(-self._ledger.clock_is_behind())
                 self._ledger.cut_short()
                 await self._executor.start()
                 await in_thread(self._recover)
@@ -188,6 +195,7 @@ class Daemon:
         while not self._all_done():
             self._wake.clear()
             self._pulse.due("schedule", _NAP_SECONDS)
+            self._notice_clock()
             for job in self._choose():
                 self._start(job)
             await self._wait()
@@ -203,8 +211,24 @@ class Daemon:
             if room > 0 and not (paused and needs not in _UNPAUSED):
                 others = len(self._steps) + len(self._resting)
                 ready += self._ledger.ready(needs, now, room + others)
-        self._resting = {job_id: rest for job_id, rest in self._resting.items() if rest[0] > now}
+        rested = time.monotonic()
+        self._resting = {job_id: rest for job_id, rest in self._resting.items() if rest[0] > rested}
         return choose((job for job in ready if job.id not in self._steps and job.id not in self._resting), free)
+
+    def _notice_clock(self) -> None:
+        seconds = self._clock.set_by()
+        try:
+            self._follow_clock(seconds)
+        except sqlite3.Error as error:  # the next look notices it again
+            log.error("the clock was set, which cannot be noted now; it is tried again", error=str(error))
+        else:
+            self._clock.follow(seconds)
+
+    def _follow_clock(self, seconds: float) -> None:
+        """Without this a job would wait for as long as the clock was set back."""
+        if seconds:
+            self._ledger.follow_clock(seconds)
+            log.warning("the clock was set; what waits for a time waits as long as before", seconds=round(seconds, 1))
 
     def _start(self, job: JobRow) -> None:
         step = self._ledger.steps(job.id)[job.position]
@@ -222,13 +246,16 @@ class Daemon:
 
         try:
             published = await self._runner.run(job, step, on_progress)
+            self._faults.pop(job.id, None)
             if self._on_published and ".mp4" in published:
                 self._on_published(published[".mp4"])
         except asyncio.CancelledError:
             if job.id not in self._cancelled:
                 raise
         except Exception as error:  # whatever is wrong with one job, the others go on
-            self._resting[job.id] = time.time() + _FAULT_SECONDS, str(error)
+            rest = min(_FAULT_SECONDS * 2 ** self._faults[job.id], _LONGEST_REST_SECONDS)
+            self._faults[job.id] = min(self._faults[job.id] + 1, 10)
+            self._resting[job.id] = time.monotonic() + rest, str(error)
             surprise = not isinstance(error, OSError | sqlite3.Error)
             facts = {"job": job.id, "name": job.name, "error": str(error)}
             log.error("the job cannot go on now; it is tried again", **facts, exc_info=surprise)
@@ -254,12 +281,11 @@ class Daemon:
 
     async def _wait(self) -> None:
         now = time.time()
-        times = [
-            *(until for until, _ in self._resting.values()),
-            *([due] if (due := self._ledger.next_due(now)) else []),
-        ]
-        # In bounded naps, because a clock that is set forward makes jobs due without a timer's notice.
-        seconds = min([max(moment - now, 0.01) for moment in times], default=_CLEAN_UP_SECONDS)
+        waits = [until - time.monotonic() for until, _ in self._resting.values()]
+        if due := self._ledger.next_due(now):
+            waits.append(due - now)
+        # In bounded naps, because no timer tells that the clock was set.
+        seconds = min([max(wait, 0.01) for wait in waits], default=_NAP_SECONDS)
         try:
             # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the event.
             async with asyncio.timeout(min(seconds, _NAP_SECONDS)):
@@ -286,7 +312,8 @@ class Daemon:
     async def _keep_house(self) -> None:
         while True:
             try:
-                await in_thread(clean_up, self._config, self._ledger, time.time())
+                while await in_thread(clean_up, self._config, self._ledger, time.time()):
+                    pass
             except (OSError, sqlite3.Error) as error:
                 log.error("cleaning up failed; it is tried again", error=str(error))
             await asyncio.sleep(_CLEAN_UP_SECONDS)
@@ -378,6 +405,6 @@ class Daemon:
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        durable.make_folders(folder)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be made: {error.strerror}; see [paths] in the configuration") from None

@@ -123,8 +123,8 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     fsync_folder(path.parent)
 
 
-def copy_synced(source: int | Path, destination: Path) -> None:
-    """Copy content and modification time into a new file, private to us, and wait until the content is on the disk.
+def copy_synced(source: int | Path, destination: Path, mode: int = 0o600) -> None:
+    """Copy content and modification time into a new file of this mode, and wait until the content is on the disk.
 
     A descriptor is read from its start and stays open. The name is durable once the folder is synced.
 
@@ -132,25 +132,63 @@ def copy_synced(source: int | Path, destination: Path) -> None:
         FileExistsError: `destination` exists.
     """
     if isinstance(source, int):
-        _copy(source, destination)
+        _copy(source, destination, mode)
         return
     fd = os.open(source, _READ)
     try:
-        _copy(fd, destination)
+        _copy(fd, destination, mode)
     finally:
         os.close(fd)
 
 
-def sha256_file(path: Path) -> str:
-    """The hex digest of a file's content."""
-    with path.open("rb") as file:
+def sha256_file(source: int | Path) -> str:
+    """The hex digest of a file's content; of a descriptor's from where it stands, which stays open."""
+    with open(source, "rb", closefd=not isinstance(source, int)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path | str, *, dir_fd: int | None = None) -> None:
     """Make a folder in one that exists; one that is there already is fine."""
     with suppress(FileExistsError):
-        os.mkdir(path)
+        os.mkdir(path, dir_fd=dir_fd)
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder and all that is missing above it, and wait until their names are on the disk.
+
+    Raises:
+        FileExistsError: something else is in the way.
+    """
+    if path.is_dir():
+        return
+    make_folders(path.parent)
+    make_folder(path)
+    if not path.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    try:
+        fsync_folder(path.parent)
+    except PermissionError:  # one that may be entered, but not read
+        _sync_file_system(path)
+
+
+def link_or_copy(source: Path, destination: Path) -> None:
+    """Give a file a second name, or where that is impossible make a copy; its content is on the disk then.
+
+    Raises:
+        FileExistsError: `destination` exists.
+    """
+    try:
+        os.link(source, destination, follow_symlinks=False)
+    except OSError:
+        copy_synced(source, destination, stat.S_IMODE(os.stat(source).st_mode))
+    fsync_file(destination)
+
+
+def sync_below(top: Path, files: Iterable[Path]) -> None:
+    """Wait until files in a folder of ours, and the names of all folders that lead to them, are on the disk."""
+    found = list(files)
+    folders = {folder for file in found for folder in file.parents if folder.is_relative_to(top)}
+    sync_all([*found, *sorted(folders, reverse=True)])
 
 
 def remove_file(path: Path | str, *, dir_fd: int | None = None) -> None:
@@ -165,18 +203,26 @@ def remove_folder(path: Path | str, *, dir_fd: int | None = None) -> None:
         os.rmdir(path, dir_fd=dir_fd)
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a folder of our own with all in it, links not followed; a missing one is fine."""
+def remove_tree(path: Path | str, *, dir_fd: int | None = None) -> None:
+    """Remove a folder with all in it; a missing one is fine.
+
+    No link is followed, whatever is swapped meanwhile.
+
+    Raises:
+        NotADirectoryError: `path` is a link, or no folder.
+    """
     try:
-        entries = list(os.scandir(path))
+        folder = os.open(path, _READ_FOLDER | os.O_NOFOLLOW, dir_fd=dir_fd)
     except FileNotFoundError:
         return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            remove_tree(Path(entry.path))
-        else:
-            remove_file(entry.path)
-    remove_folder(path)
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for name, is_folder in found:
+            (remove_tree if is_folder else remove_file)(name, dir_fd=folder)
+    finally:
+        os.close(folder)
+    remove_folder(path, dir_fd=dir_fd)
 
 
 def _fsync(path: Path, flags: int) -> None:
@@ -237,11 +283,13 @@ def _drop_first_name(src: Path | str, dst: Path | str, src_dir_fd: int | None, d
         raise
 
 
-def _copy(source: int, destination: Path) -> None:
+def _copy(source: int, destination: Path, mode: int) -> None:
     fd = os.open(destination, _CREATE, 0o600)
     try:
         try:
             _copy_content(source, fd)
+            if mode != 0o600:
+                os.fchmod(fd, mode)
             os.fsync(fd)
         finally:
             os.close(fd)

@@ -51,6 +51,8 @@ class Task:
 class Done:
     """The task did its work; `result` holds JSON values whose keys depend on its kind.
 
+    The files that it names are on the disk, so that a ledger that says so is right after a power cut too.
+
     A stage's: `artifact` (path relative to the job's folder, or None), `attachments` (suffix to path), `report`,
     `options` (validated, defaults filled in), `timing` (path or None).
     """

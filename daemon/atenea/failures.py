@@ -18,6 +18,17 @@ _SENTENCE = 2_000
 _PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Errors of the system that go away when others let go of disk, memory or descriptors."""
 
+_GPU_FAILED = (
+    "CUDA error",
+    "CUDA driver error",
+    "CUDA driver initialization failed",
+    "CUDA unknown error",
+    "No CUDA GPUs are available",
+    "Triton Error [CUDA]",
+    "cuDNN error",
+)
+"""How torch and Triton begin to say that the GPU is lost, or of no more use to this process."""
+
 
 def failure_event(error: BaseException, task: Task) -> dict[str, Any]:
     """The event that tells the daemon how the task failed."""
@@ -59,13 +70,21 @@ def is_poisoned(error: BaseException) -> bool:
 def is_corrupted(error: BaseException) -> bool:
     """Whether every later use of the GPU fails in this process, as after most CUDA errors."""
     return any(
-        _is_torch(link, "AcceleratorError") or (isinstance(link, RuntimeError) and "CUDA error" in str(link))
+        _is_torch(link, "AcceleratorError")
+        or (isinstance(link, RuntimeError) and any(words in str(link) for words in _GPU_FAILED))
         for link in _chain(error)
         if not _is_torch(link, "OutOfMemoryError")
     )
 
 
 def _sentence(error: BaseException, task: Task) -> str:
+    reason = _reason(error)
+    if task.kind == "stage" and is_corrupted(reason) and not isinstance(reason, AteneaError):
+        said = str(reason).partition("\n")[0]  # what follows is for those who debug CUDA
+        return (
+            f"{task.stage} plugin {task.plugin!r}: the GPU failed ({said}); a new process goes on;"
+            " if it fails again, look at nvidia-smi and dmesg"
+        )
     if isinstance(error, PluginError) and task.stage in STAGES:
         return f"{task.stage} stage: {error}"
     if isinstance(error, AteneaError):

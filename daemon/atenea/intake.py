@@ -32,8 +32,8 @@ from atenea.jobfile import (
     stage_settings,
     unused_post_tables,
 )
-from atenea.named_files import NOT_ALLOWED, NamedFile, NamedFiles, place
-from atenea.naming import safe_stem
+from atenea.named_files import NOT_ALLOWED, NamedFile, NamedFiles, Place, copy_path
+from atenea.naming import printable, safe_stem, shortened
 from atenea.plugin_manager import PluginManager
 from atenea.rows import MUX, PUBLISH, Step, join_needs
 
@@ -60,7 +60,7 @@ class Source:
 
     name: str
     keys: JobKeys
-    roots: tuple[Path, ...]
+    places: tuple[Place, ...]
     mistakes: tuple[str, ...] = ()
 
     @property
@@ -97,7 +97,9 @@ class Intake:
         self._relative = PurePosixPath(relative)
         self._preset = config.presets.get(preset, JobKeys()) if preset else JobKeys()
         self._preset_name = preset
-        self._beside = beside or config.paths.inbox / self._relative.parent
+        self._assets = Place(config.paths.assets)
+        parent = str(self._relative.parent)
+        self._beside = Place(beside) if beside else Place(config.paths.inbox, "" if parent == "." else parent)
         at_once = config.watch.settle_seconds == 0
         self._files = NamedFiles(
             previous, at_once=at_once, most_bytes=config.limits.file_bytes, copies=folder / "input"
@@ -123,12 +125,14 @@ class Intake:
             return {"waiting": self._files.waiting}
 
         files = self._files.copy(named)
+        self._refuse(source, [])  # one may have been exchanged since the look
         if self._files.waiting:
             return {"waiting": self._files.waiting}
         self._add_own_picture(files)
         text, mistakes = self._text(speaking, files)
         job = self._job(job_id, source, layers, {**files, "text": text}, settings)
         self._refuse(source, [*mistakes, *self._broken_avatar(job), *self._wrong_job(job)])
+        durable.sync_below(self._folder, files.values())
         write_job_file(self._folder, job)
         return {
             "steps": [
@@ -147,28 +151,28 @@ class Intake:
 
     def _read_source(self) -> Source:
         original = self._folder / "original"
-        name = self._relative.name
-        assets = self._config.paths.assets
+        name = printable(self._relative.name)
         if (original / self._relative).is_dir():
             name = f"{name}/{JOB_FILE}"
             data = self._read(original, self._relative / JOB_FILE, self._config.limits.job_file_bytes)
-            return Source(name, *_keys(data, name, (original / self._relative, assets)))
+            return Source(name, *_keys(data, name, (Place(original / self._relative), self._assets)))
         if self._relative.suffix.lower() == ".toml":
             data = self._read(original, self._relative, self._config.limits.job_file_bytes)
-            return Source(name, *_keys(data, name, (self._beside, assets)))
+            return Source(name, *_keys(data, name, (self._beside, self._assets)))
         data = self._read(original, self._relative, self._most_text_bytes)
-        return Source(name, JobKeys(text=decode_text(data, name)), (self._beside, assets))
+        return Source(name, JobKeys(text=decode_text(data, name)), (self._beside, self._assets))
 
     def _read(self, root: Path, relative: PurePosixPath, limit: int) -> bytes:
+        name = printable(relative.name)
         try:
             with os.fdopen(open_beneath(root, str(relative)), "rb") as file:
                 data = file.read(limit + 1)
         except PermissionError:
-            raise MistakesError(relative.name, [NOT_ALLOWED]) from None
+            raise MistakesError(name, [NOT_ALLOWED]) from None
         except OSError as error:
-            raise MistakesError(relative.name, [f"cannot be read: {error.strerror}"]) from None
+            raise MistakesError(name, [f"cannot be read: {error.strerror}"]) from None
         if len(data) > limit:
-            raise MistakesError(relative.name, [f"is larger than {limit:,} bytes; see [limits] in the configuration"])
+            raise MistakesError(name, [f"is larger than {limit:,} bytes; see [limits] in the configuration"])
         return data
 
     @property
@@ -218,7 +222,7 @@ class Intake:
         if speaking.text is not None:
             text = self._limited(speaking.text, "text")
         elif speaking.text_file is not None:
-            name = f"text_file: {speaking.text_file!r}"
+            name = f"text_file: {shortened(repr(speaking.text_file))}"
             try:
                 path = files["text_file"]
                 data = self._read(path.parent, PurePosixPath(path.name), self._most_text_bytes)
@@ -240,15 +244,15 @@ class Intake:
 
     def _named_files(self, source: Source, speaking: JobKeys) -> Iterator[NamedFile]:
         """The files that count: of the layer that says what is spoken, and the strongest layer's avatar."""
-        assets = (self._config.paths.assets,)
-        given = (self._config.paths.inbox, *assets)
-        layers = ((self._config.overrides, given), (source.keys, source.roots), (self._preset, assets))
+        assets = (self._assets,)
+        given = (Place(self._config.paths.inbox), *assets)
+        layers = ((self._config.overrides, given), (source.keys, source.places), (self._preset, assets))
         for key in FILE_KEYS:
-            for keys, roots in layers:
+            for keys, places in layers:
                 name = getattr(keys, key)
                 if name is not None and (key == "avatar" or keys is speaking):
                     if not (key == "avatar" and keys is self._preset and self._own_picture()):
-                        yield NamedFile(key, name, roots)
+                        yield NamedFile(key, name, places)
                     break
 
     def _own_picture(self) -> Path | None:
@@ -260,7 +264,7 @@ class Intake:
 
     def _add_own_picture(self, files: dict[str, Path]) -> None:
         if "avatar" not in files and (picture := self._own_picture()):
-            copy = place(self._folder / "input", "avatar", picture.name)
+            copy = copy_path(self._folder / "input", "avatar", picture.name)
             try:
                 # No hard link: the kernel allows none to a file that is another user's.
                 durable.copy_synced(picture, copy)
@@ -293,7 +297,7 @@ class Intake:
     ) -> Job:
         return Job(
             id=job_id,
-            name=safe_stem(job_name(str(self._relative), is_folder=source.name != self._relative.name)),
+            name=safe_stem(job_name(str(self._relative), is_folder="/" in source.name)),
             preset=self._preset_name,
             priority=next((keys.priority for keys in layers if keys.priority is not None), 0),
             text=made["text"],
@@ -321,9 +325,9 @@ class Intake:
         return [*steps[:first_post], MUX, *steps[first_post:], PUBLISH]
 
 
-def _keys(data: bytes, name: str, roots: tuple[Path, ...]) -> tuple[JobKeys, tuple[Path, ...], tuple[str, ...]]:
+def _keys(data: bytes, name: str, places: tuple[Place, ...]) -> tuple[JobKeys, tuple[Place, ...], tuple[str, ...]]:
     keys, mistakes = read_job_toml(data, name)
-    return keys, roots, tuple(mistakes)
+    return keys, places, tuple(mistakes)
 
 
 def _stages(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, StageSettings]]:

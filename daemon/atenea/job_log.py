@@ -10,9 +10,10 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from structlog.typing import EventDict, Processor, WrappedLogger
+if TYPE_CHECKING:  # the commands start faster without it
+    from structlog.typing import EventDict, Processor, WrappedLogger
 
 _NAME, _OLDER = "log.jsonl", "log.older.jsonl"
 _JOB_ID = re.compile(r"[0-9a-z]{11}")

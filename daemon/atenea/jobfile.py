@@ -15,22 +15,37 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from atenea.errors import MistakesError
 from atenea.job import StageSettings
 from atenea.mistakes import Invalid, validated
+from atenea.naming import printable, shortened
 
 FILE_KEYS = ("text_file", "audio_file", "avatar")
 _SOURCE_KEYS = ("text", "text_file", "audio_file")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
+_MOST_VALUES = 10_000
+"""Keys and values in a job file; each wrong one is a mistake to be explained."""
+
+_MOST_POST_PLUGINS = 64
+
+_KEY_PART = rb"""(?: [A-Za-z0-9_-]++ | "[^"\n]*+" | '[^'\n]*+' ) [ \t]*+"""
+_DEEP_KEY = re.compile(
+    rb"(?: ^ | [\[{,] ) [ \t]*+ " + _KEY_PART + rb"(?: \. [ \t]*+ " + _KEY_PART + rb"){16,}+ [=\]]",
+    re.MULTILINE | re.VERBOSE,
+)
+"""A key of more than 16 parts, for which the parser would take as many steps as their square, on every line."""
+
 PROVENANCE = "provenance"
 """The post plugin that signs the finished video, listed or not; see `Post.marked`."""
 
 
-def _signed_last(plugins: tuple[str, ...]) -> tuple[str, ...]:
+def _checked_plugins(plugins: tuple[str, ...]) -> tuple[str, ...]:
+    if len(plugins) > _MOST_POST_PLUGINS:
+        raise ValueError(f"names {len(plugins):,} plugins; {_MOST_POST_PLUGINS} are the most")
     if PROVENANCE in plugins[:-1]:
         raise ValueError(f"{PROVENANCE!r} must be the last one, because a later plugin would break its signature")
     return plugins
 
 
-PostPlugins = Annotated[tuple[str, ...], AfterValidator(_signed_last)]
+PostPlugins = Annotated[tuple[str, ...], AfterValidator(_checked_plugins)]
 """Names of post plugins in their order."""
 
 
@@ -169,6 +184,8 @@ def read_job_toml(data: bytes, name: str) -> tuple[JobKeys, list[str]]:
         MistakesError: it is no TOML.
     """
     table = parse_toml(data, name)
+    if _has_too_many_values(table):
+        raise MistakesError(name, [f"holds more than {_MOST_VALUES:,} keys and values; leave out what is not needed"])
     try:
         keys, mistakes = validated(JobKeys, table), []
     except Invalid as invalid:
@@ -184,14 +201,28 @@ def _without(table: Mapping[str, Any], paths: Collection[tuple[int | str, ...]])
     """The table without the keys at these paths; without any if the empty path, which stands for all, is one."""
     if () in paths:
         return {}
+    beneath: dict[int | str, list[tuple[int | str, ...]]] = {}
+    for path in paths:
+        beneath.setdefault(path[0], []).append(path[1:])
     left = {}
     for key, value in table.items():
-        deeper = [path[1:] for path in paths if path[0] == key]
+        deeper = beneath.get(key)
         if not deeper:
             left[key] = value
         elif isinstance(value, Mapping) and all(deeper):
             left[key] = _without(value, deeper)
     return left
+
+
+def _has_too_many_values(table: Mapping[str, Any]) -> bool:
+    """Whether there are more keys and values, at all depths, than anybody would write."""
+    count, waiting = 0, [table]
+    while waiting and count <= _MOST_VALUES:
+        value: Any = waiting.pop()
+        if isinstance(value, Mapping | list):
+            count += len(value)
+            waiting += value.values() if isinstance(value, Mapping) else value
+    return count > _MOST_VALUES
 
 
 def only_one(sources: Sequence[str]) -> str:
@@ -205,12 +236,15 @@ def parse_toml(data: bytes, name: str) -> dict[str, Any]:
     Raises:
         MistakesError: naming the line and column.
     """
+    if _DEEP_KEY.search(data):
+        raise MistakesError(name, ["is nested too deeply"])
     try:
         return tomli.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise MistakesError(name, [_not_utf8(error)]) from None
     except tomli.TOMLDecodeError as error:
-        raise MistakesError(name, [f"is not valid TOML: {error}"]) from None
+        what, at, where = str(error).rpartition(" (at ")
+        raise MistakesError(name, [f"is not valid TOML: {shortened(what)}{at}{where}"]) from None
     except RecursionError:
         raise MistakesError(name, ["is nested too deeply"]) from None
     except ValueError:  # which Python raises for a number of thousands of digits
@@ -262,4 +296,5 @@ def unused_post_tables(keys: JobKeys, stages: Sequence[StageSettings]) -> Iterat
     used = {stage.plugin for stage in stages}
     for name in keys.post.model_extra or {}:
         if name not in used:
-            yield f"post.{name}: is no plugin of this job; list it in post.plugins, or remove the table"
+            shown = shortened(printable(name))
+            yield f"post.{shown}: is no plugin of this job; list it in post.plugins, or remove the table"

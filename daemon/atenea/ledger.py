@@ -1,7 +1,7 @@
 """The only memory: jobs, their steps and every attempt at one, in SQLite.
 
 One process writes at a time (the daemon, or a command that holds its lock). Each public method that changes something
-is one transaction, durable when it returns.
+is one transaction, durable when it returns; but `begin`, which a power cut may undo: then the step had not begun.
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ _LATE_SECONDS = 600.0
 _MOST_LATE = 200
 """Refused jobs that are looked at again."""
 
+_JOURNAL_BYTES = 16 * 2**20
+"""What the write-ahead log shrinks to once nobody reads any more what kept it from starting over."""
+
 _ACTIVE = "finished IS NULL"
+_KEPT = "INDEXED BY jobs_kept WHERE cleaned = 0 AND finished IS NOT NULL"
+"""SQLite would take the index of all finished jobs, which may be very many more."""
 
 _DISTINCT_NEEDS = """
     WITH RECURSIVE found (needs) AS (
@@ -103,7 +108,7 @@ class Ledger:
 
     def _set_up(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
         self._db.execute("PRAGMA foreign_keys = ON")
         self._migrate()
         self._last_id = self._value("SELECT max(id) FROM jobs") or ""
@@ -189,7 +194,7 @@ class Ledger:
     def refused_lately(self) -> list[JobRow]:
         """Jobs that failed before their first stage, not long ago; of very many, the last ones."""
         unread = "EXISTS (SELECT 1 FROM steps WHERE job_id = jobs.id AND position = 0 AND result IS NULL)"
-        where = f"WHERE cleaned = 0 AND finished >= ? AND state = 'failed' AND {unread} ORDER BY finished DESC LIMIT ?"
+        where = f"{_KEPT} AND finished >= ? AND state = 'failed' AND {unread} ORDER BY finished DESC LIMIT ?"
         return self._jobs(where, time.time() - _LATE_SECONDS, _MOST_LATE)
 
     # Reading
@@ -293,7 +298,7 @@ class Ledger:
     def begin(self, job: JobRow, step: StepRow) -> int:
         """A step starts; the id of the attempt. One that is still open came to nothing: the daemon could not go on."""
         now = time.time()
-        with self._transaction() as db:
+        with self._transaction(durable=False) as db:
             db.execute("DELETE FROM attempts WHERE job_id = ? AND ended IS NULL", (job.id,))
             db.execute(
                 "UPDATE jobs SET state = ?, started = coalesce(started, ?) WHERE id = ?", (step.state, now, job.id)
@@ -409,6 +414,21 @@ class Ledger:
             update = "UPDATE attempts SET ended = ?, outcome = 'cut short' WHERE ended IS NULL"
             db.execute(update, (time.time(),))
 
+    def follow_clock(self, seconds: float) -> None:
+        """The clock was set by so many seconds: the times of jobs that are under way move with it."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE jobs SET created = created + ?1, started = started + ?1,"
+                " not_before = iif(not_before > 0, max(not_before + ?1, 0), 0) WHERE finished IS NULL",
+                (seconds,),
+            )
+            db.execute("UPDATE attempts SET started = started + ? WHERE ended IS NULL", (seconds,))
+
+    def clock_is_behind(self) -> float:
+        """By how many seconds, at least, the clock was set back since the last attempt was entered; 0 if it was not."""
+        last = self._value("SELECT max(started, ifnull(ended, started)) FROM attempts ORDER BY id DESC LIMIT 1")
+        return max(0.0, float(last or 0.0) - time.time())
+
     # What people ask for
 
     def cancel(self, job: JobRow) -> None:
@@ -447,7 +467,7 @@ class Ledger:
             db.execute("UPDATE steps SET result = NULL WHERE job_id = ? AND position = 0", (job.id,))
             db.execute(
                 "UPDATE jobs SET state = 'queued', finished = NULL, position = 0, needs = ?, not_before = 0,"
-                " deaths = 0, error = NULL, details = NULL, waiting = NULL WHERE id = ?",
+                " deaths = 0, error = NULL, details = NULL, waiting = NULL, bytes = NULL WHERE id = ?",
                 (join_needs(INTAKE.needs), job.id),
             )
 
@@ -458,30 +478,60 @@ class Ledger:
 
     # Forgetting (see atenea.retention)
 
-    def uncleaned(self) -> list[JobRow]:
-        """Finished jobs whose folders still exist, the oldest first."""
-        return self._jobs("WHERE cleaned = 0 AND finished IS NOT NULL ORDER BY finished")
+    def unmeasured(self, limit: int) -> list[JobRow]:
+        """Finished jobs whose folders nobody has looked at since, the oldest first."""
+        where = "WHERE bytes IS NULL AND cleaned = 0 AND finished IS NOT NULL ORDER BY finished LIMIT ?"
+        return self._jobs(where, limit)
 
-    def cleaned(self, job_ids: Sequence[str]) -> list[str]:
-        """The folders of these jobs are about to go; those that are finished still, and were not put back meanwhile."""
+    def measured(self, sizes: Sequence[tuple[JobRow, int]]) -> None:
+        """The folders of these jobs, as they are since they were finished, hold so many bytes."""
+        update = "UPDATE jobs SET bytes = ? WHERE id = ? AND finished = ? AND cleaned = 0"
+        with self._transaction() as db:
+            db.executemany(update, [(size, job.id, job.finished) for job, size in sizes])
+
+    def kept_bytes(self) -> int:
+        """What the folders of finished jobs hold in all."""
+        return int(self._value(f"SELECT sum(bytes) FROM jobs {_KEPT}") or 0)  # noqa: S608
+
+    def oldest_kept(self, limit: int) -> list[tuple[str, int]]:
+        """The jobs that finished first of those whose folders are kept, and the bytes in each."""
+        query = f"SELECT id, bytes FROM jobs {_KEPT} ORDER BY finished LIMIT ?"  # noqa: S608
+        return [(row["id"], row["bytes"] or 0) for row in self._rows(query, limit)]
+
+    def expired(self, state: str, before: float, limit: int) -> list[str]:
+        """Jobs of that final state that finished before that time, and whose folders are kept; the oldest first."""
+        query = f"SELECT id FROM jobs {_KEPT} AND finished < ? AND state = ? ORDER BY finished LIMIT ?"  # noqa: S608
+        return [row["id"] for row in self._rows(query, before, state, limit)]
+
+    def cleaned(self, job_ids: Sequence[str]) -> None:
+        """The folders of these jobs are about to go; of those that were not put back into the queue meanwhile."""
         update = "UPDATE jobs SET cleaned = 1 WHERE id = ? AND finished IS NOT NULL"
         with self._transaction() as db:
-            return [job_id for job_id in job_ids if db.execute(update, (job_id,)).rowcount]
+            db.executemany(update, [(job_id,) for job_id in job_ids])
 
-    def forgettable(self, before: float) -> list[str]:
-        """Jobs that finished before that time and whose folders are gone."""
-        return [row["id"] for row in self._rows("SELECT id FROM jobs WHERE cleaned = 1 AND finished < ?", before)]
+    def going(self, limit: int) -> list[str]:
+        """Jobs whose folders were about to go, and may still be there; the oldest first."""
+        query = "SELECT id FROM jobs WHERE cleaned = 1 AND bytes IS NOT 0 ORDER BY finished LIMIT ?"
+        return [row["id"] for row in self._rows(query, limit)]
 
-    def forget(self, job_ids: Sequence[str]) -> None:
-        """Delete these jobs."""
+    def gone(self, job_ids: Sequence[str]) -> None:
+        """The folders of these jobs are gone."""
         with self._transaction() as db:
-            db.executemany("DELETE FROM jobs WHERE id = ?", [(job_id,) for job_id in job_ids])
+            db.executemany("UPDATE jobs SET bytes = 0 WHERE id = ?", [(job_id,) for job_id in job_ids])
+
+    def forget(self, before: float, limit: int) -> int:
+        """Delete so many of the jobs that finished before that time and whose folders are gone; how many it were."""
+        oldest = "SELECT id FROM jobs WHERE cleaned = 1 AND bytes = 0 AND finished < ? ORDER BY finished LIMIT ?"
+        with self._transaction() as db:
+            return db.execute(f"DELETE FROM jobs WHERE id IN ({oldest})", (before, limit)).rowcount  # noqa: S608
 
     # The database
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         with self._lock:
+            # Without FULL a commit reaches the disk with the next one that has it, in their order.
+            self._db.execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db

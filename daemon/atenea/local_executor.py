@@ -23,7 +23,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from atenea.config import Config
-from atenea.credentials import SECRETS, redact_all
+from atenea.credentials import SECRETS, hide_from_others, redact_all
 from atenea.errors import BusyError, TransientError
 from atenea.executor import Done, Executor, Failed, Outcome, ProgressCallback, Task
 from atenea.worker_process import WorkerDiedError, WorkerProcess, clean
@@ -66,7 +66,8 @@ class LocalExecutor:
     """An `Executor` with worker processes. Use it within one event loop, and `close` it there.
 
     Args:
-        secrets: environment variables for workers that need the network; the others do not see them.
+        secrets: environment variables for workers that need the network; the others do not see them, and none of them
+            can look into this process.
         lock_file: locked as long as this executor or one of its workers lives; see `start`.
         import_seconds: a plugin whose import takes longer is not imported again.
     """
@@ -82,6 +83,8 @@ class LocalExecutor:
     ) -> None:
         self._config = config
         self._secrets = dict(secrets or {})
+        if self._secrets:
+            hide_from_others()
         self._lock_file = lock_file
         self._lock: int | None = None
         self._import_seconds = import_seconds
@@ -294,16 +297,17 @@ class LocalExecutor:
         if self._closed:
             raise WorkerDiedError("was ended by `close`")
         inherit = () if self._lock is None else (self._lock,)
-        setup = {"config": config.model_dump_json(), "blocked": self._blocked}
-        worker = await WorkerProcess.start(setup, env=self._environment(needs), inherit=inherit, log=self._log)
+        # Not in the worker's environment from its start, which other processes of the same user can read.
+        secrets = self._secrets if "network" in needs else {}
+        setup = {"config": config.model_dump_json(), "blocked": self._blocked, "secrets": secrets}
+        worker = await WorkerProcess.start(setup, env=self._environment(), inherit=inherit, log=self._log)
         self._started_with[worker] = needs, config
         worker.exited.add_done_callback(lambda _task: self._on_exit(worker))
         return worker
 
-    def _environment(self, needs: frozenset[str]) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         hidden = _THE_DAEMONS_OWN | {*SECRETS, *self._secrets}
-        shown = {name: value for name, value in os.environ.items() if name not in hidden}
-        return {**shown, **self._secrets} if "network" in needs else shown
+        return {name: value for name, value in os.environ.items() if name not in hidden}
 
     async def _free_gpu(self) -> None:
         """End idle workers that may hold memory of the card, and wait until it is free."""

@@ -68,4 +68,13 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX attempts_job ON attempts (job_id, id);
     CREATE INDEX attempts_open ON attempts (ended) WHERE ended IS NULL;
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN bytes INTEGER;  -- of its folder, since somebody looked after it was finished
+    DROP INDEX jobs_uncleaned;
+    CREATE INDEX jobs_kept ON jobs (finished, state, bytes, cleaned) WHERE cleaned = 0 AND finished IS NOT NULL;
+    CREATE INDEX jobs_unmeasured ON jobs (finished)
+        WHERE bytes IS NULL AND cleaned = 0 AND finished IS NOT NULL;
+    CREATE INDEX jobs_going ON jobs (finished) WHERE cleaned = 1 AND bytes IS NOT 0;
+    CREATE INDEX jobs_stem ON jobs (stem) WHERE stem IS NOT NULL;
+    """,
 )

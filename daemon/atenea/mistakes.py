@@ -12,9 +12,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from atenea.naming import printable
+from atenea.naming import printable, shortened
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_MOST_TOLD = 100
+"""Mistakes of one table that get a sentence; the others are counted."""
+
+_LONGEST_NAME = 120
 
 _TOO_DEEP = "is nested too deeply"
 
@@ -50,12 +55,16 @@ def validated(model: type[Model], values: Mapping[str, Any], prefix: str = "") -
 
 def explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:
     """A sentence for each mistake; `prefix` is the path of the validated table, such as "render"."""
-    return [_sentence(detail, prefix, model) for detail in error.errors(include_url=False)]
+    details = error.errors(include_url=False)
+    told = [_sentence(detail, prefix, model) for detail in details[:_MOST_TOLD]]
+    return told + ([f"and {len(details) - _MOST_TOLD:,} more mistakes"] if len(details) > _MOST_TOLD else [])
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """'; did you mean X?', or the valid names where none is near and there are few."""
     names = sorted(valid)
+    if len(name) > _LONGEST_NAME:
+        return ""
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]!r}?"
@@ -66,7 +75,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 def _sentence(detail: ErrorDetails, prefix: str, model: type[BaseModel]) -> str:
     location = [part for part in detail["loc"] if isinstance(part, int) or not part.startswith("function-")]
-    key = printable(".".join(str(part) for part in ([prefix] if prefix else []) + location))
+    key = shortened(printable(".".join(str(part) for part in ([prefix] if prefix else []) + location)), _LONGEST_NAME)
     if detail["type"] == "json_invalid":  # by its depth: it is our own JSON
         return _TOO_DEEP
     if detail["type"] == "extra_forbidden":
@@ -84,8 +93,7 @@ def _sentence(detail: ErrorDetails, prefix: str, model: type[BaseModel]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = printable(json.dumps(value, ensure_ascii=False, default=str))
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shortened(printable(json.dumps(value, ensure_ascii=False, default=str)), 60)
 
 
 def _keys_beside(model: type[BaseModel], location: list[int | str]) -> list[str]:

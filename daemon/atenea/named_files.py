@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from atenea.inbox.nofollow import open_beneath
 from atenea.inbox.readings import Reading
-from atenea.naming import printable
+from atenea.naming import printable, shortened
 
 _CHUNK = 1 << 20
 
@@ -20,12 +20,28 @@ NOT_ALLOWED = "may not be read by atenea; run chmod g+r on it, and drop the job 
 """The end of a sentence about a file whose owner keeps it to himself."""
 
 
+class Place(NamedTuple):
+    """Where files are looked up: a folder, and one below it, which others could exchange for a link."""
+
+    root: Path
+    below: str = ""
+
+    def open(self, name: str) -> BinaryIO:
+        """The file of this name; raises as `open_beneath` does."""
+        return os.fdopen(open_beneath(self.root, f"{self.below}/{name}" if self.below else name), "rb")
+
+
 class NamedFile(NamedTuple):
     """A file that a job names: by which key, by which name, and where it is looked up, nearest first."""
 
     key: str
     name: str
-    roots: tuple[Path, ...]
+    places: tuple[Place, ...]
+
+    @property
+    def shown(self) -> str:
+        """What a sentence about it begins with."""
+        return f"{self.key}: {shortened(repr(self.name))}"
 
 
 class NamedFiles:
@@ -48,12 +64,14 @@ class NamedFiles:
         self._at_once = at_once
         self._most_bytes = most_bytes
         self._copies = copies
+        self._new, self._old = (copies.with_name(f"{copies.name}.{which}") for which in ("new", "old"))
         self.mistakes: list[str] = []
         self.waiting: dict[str, list[int] | None] = {}
         self.hashes: dict[str, str] = {}
 
     def look(self, files: list[NamedFile]) -> None:
         """Find out which files cannot be used, and which must be waited for."""
+        self._put_right()
         for file in files:
             found = self._open(file)
             if found:
@@ -65,28 +83,37 @@ class NamedFiles:
 
         One that changed since the look is waited for again, and then the copies of before stay.
         """
-        new = self._copies.with_name(f"{self._copies.name}.new")
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        copied = [file for file in files if self._copy(file, new)]
+        self._new.mkdir()
+        copied = [file for file in files if self._copy(file, self._new)]
         if self.waiting:
             return {}
-        shutil.rmtree(self._copies, ignore_errors=True)
-        new.rename(self._copies)
+        # Not removed first: they may be the only ones by now.
+        if self._copies.exists():
+            self._copies.rename(self._old)
+        self._new.rename(self._copies)
+        shutil.rmtree(self._old, ignore_errors=True)
         return {file.key: _place(self._copies, file.key, file.name) for file in copied}
 
+    def _put_right(self) -> None:
+        """Go on from where a crash has left the copies."""
+        shutil.rmtree(self._new, ignore_errors=True)
+        if self._copies.exists():
+            shutil.rmtree(self._old, ignore_errors=True)
+        elif self._old.exists():
+            self._old.rename(self._copies)
+
     def _open(self, file: NamedFile) -> BinaryIO | None:
-        for root in file.roots:
+        for place in file.places:
             try:
-                return os.fdopen(open_beneath(root, file.name), "rb")
+                return place.open(file.name)
             except FileNotFoundError:
                 continue
             except PermissionError:
-                self.mistakes.append(f"{file.key}: {file.name!r} {NOT_ALLOWED}")
+                self.mistakes.append(f"{file.shown} {NOT_ALLOWED}")
                 return None
             except OSError as error:
                 reason = f"is no plain file beside the job or in the assets folder ({error.strerror})"
-                self.mistakes.append(f"{file.key}: {file.name!r} {reason}")
+                self.mistakes.append(f"{file.shown} {reason}")
                 return None
         with suppress(OSError):
             copy = _place(self._copies, file.key, file.name)
@@ -96,7 +123,7 @@ class NamedFiles:
 
     def _judge(self, file: NamedFile, reading: list[int]) -> None:
         if reading[2] > self._most_bytes:
-            self.mistakes.append(f"{file.key}: {file.name!r} is larger than {self._most_bytes:,} bytes")
+            self.mistakes.append(f"{file.shown} is larger than {self._most_bytes:,} bytes")
         elif not self._at_once and self._previous.get(file.name) != reading:
             self.waiting[file.name] = reading
 
@@ -104,24 +131,26 @@ class NamedFiles:
         source = self._open(file)
         if source is None:
             return False
-        path = place(target, file.key, file.name)
+        path = copy_path(target, file.key, file.name)
         digest = hashlib.sha256()
         with source, path.open("wb") as copy:
             before = _reading(source)
-            while chunk := source.read(_CHUNK):
+            left = min(before[2], self._most_bytes)  # one that grows as fast as it is read would have no end
+            while chunk := source.read(min(_CHUNK, left)):
                 copy.write(chunk)
                 digest.update(chunk)
+                left -= len(chunk)
             copy.flush()
             os.fsync(copy.fileno())
             after = _reading(source)
-        if after != before or not (self._at_once or self._previous.get(file.name) == after):
+        if after != before or left or not (self._at_once or self._previous.get(file.name) == after):
             self.waiting[file.name] = after
             return False
         self.hashes[file.key] = digest.hexdigest()
         return True
 
 
-def place(target: Path, key: str, name: str) -> Path:
+def copy_path(target: Path, key: str, name: str) -> Path:
     """Where the copy of a named file goes: under its own name, which sentences show, as far as JSON can hold it."""
     path = _place(target, key, name)
     path.parent.mkdir()

@@ -15,6 +15,11 @@ def safe_stem(name: str) -> str:
     return cut or "unnamed"
 
 
+def shortened(text: str, most: int = 120) -> str:
+    """The text, cut to `most` characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def printable(text: str) -> str:
     """The text on one line, with everything that is not a visible character or a space replaced by "_"."""
     return "".join(

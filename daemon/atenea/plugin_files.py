@@ -54,12 +54,17 @@ def refuse_unsafe(path: Path, facts: os.stat_result) -> None:
             f"{path} belongs to user {user_name(facts.st_uid)}, who is neither root, nor the user running atenea, "
             f"nor the owner of its code; if you trust what is in it: chown root {path}"
         )
+    if others := other_writers(facts):
+        raise UnsafePluginError(f"{path} can be changed by {others}; protect it: chmod go-w {path}")
+
+
+def other_writers(facts: os.stat_result) -> str | None:
+    """Who else than its owner may write a file or folder by its mode, for a sentence."""
     if facts.st_mode & stat.S_IWOTH:
-        raise UnsafePluginError(f"{path} can be changed by every user; protect it: chmod go-w {path}")
+        return "every user"
     if facts.st_mode & stat.S_IWGRP and not is_private_group(facts.st_gid, facts.st_uid):
-        raise UnsafePluginError(
-            f"{path} can be changed by the group {group_name(facts.st_gid)}; protect it: chmod go-w {path}"
-        )
+        return f"the group {group_name(facts.st_gid)}"
+    return None
 
 
 def trusted_owners() -> frozenset[int]:

@@ -28,6 +28,7 @@ from atenea.executor import PLUGIN_NEEDS
 from atenea.finding import Finding
 from atenea.job import STAGES, Job, Stage, thawed
 from atenea.mistakes import Invalid, validated
+from atenea.naming import shortened
 from atenea.options import PluginOptions
 from atenea.plugin_files import UnsafePluginError
 from atenea.plugin_sources import PluginSource, find_plugins, is_plugin_name
@@ -241,7 +242,7 @@ class PluginManager:
                 raise PluginError(f"plugin {name!r} came after the daemon's start; send it SIGHUP, then: atenea retry")
             near = difflib.get_close_matches(name, self._sources, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(self._sources) or 'none'}"
-            raise PluginError(f"there is no plugin {name!r}; {hint}")
+            raise PluginError(f"there is no plugin {shortened(repr(name))}; {hint}")
         source = self._sources[name][0]
         if not is_plugin_name(name):
             raise PluginError(

@@ -8,7 +8,6 @@ there with the recorded hash counts as published.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from itertools import count
 from pathlib import Path
@@ -49,13 +48,13 @@ class Publisher:
         """Remove the answer to an earlier failure of the job, unless something else has its name by now."""
         answer = self._outbox / f"{job.stem}{_ERROR}"
         if _ERROR in job.outputs and answer.is_file() and durable.sha256_file(answer) == job.outputs[_ERROR]:
-            answer.unlink()
+            durable.remove_file(answer)
 
     def tidy(self) -> None:
         """Remove what a crash left staged; jobs that are still to be published are staged again."""
         for entry in list(os.scandir(self._outbox)):
             if entry.name.startswith(HIDDEN_PREFIX) and not entry.is_dir(follow_symlinks=False):
-                Path(entry.path).unlink(missing_ok=True)
+                durable.remove_file(entry.path)
 
     def _arrived(self, job: JobRow, hashes: Mapping[str, str]) -> set[str]:
         """What an earlier attempt at publishing has already brought into the outbox."""
@@ -70,13 +69,8 @@ class Publisher:
 
     def _stage(self, job: JobRow, suffix: str, source: Path) -> Path:
         hidden = self._hidden(job, suffix)
-        hidden.unlink(missing_ok=True)
-        try:
-            os.link(source, hidden, follow_symlinks=False)
-        except OSError:
-            durable.copy_synced(source, hidden)
-            shutil.copymode(source, hidden)  # the copy was private to us
-        durable.fsync_file(hidden)
+        durable.remove_file(hidden)
+        durable.link_or_copy(source, hidden)
         return hidden
 
     def _hidden(self, job: JobRow, suffix: str) -> Path:
@@ -96,7 +90,7 @@ class Publisher:
         """Another stem for all of the files. First what is shown is hidden again: a crash must not leave it behind."""
         for suffix in hashes.keys() - hidden.keys():
             hidden[suffix] = self._hidden(job, suffix)
-            hidden[suffix].unlink(missing_ok=True)
+            durable.remove_file(hidden[suffix])
             durable.rename_exclusive(self._outbox / f"{stem}{suffix}", hidden[suffix])
         durable.fsync_folder(self._outbox)
         new = self._free_stem(job.name, {*hashes, *RESERVED_SUFFIXES})

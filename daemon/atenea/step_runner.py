@@ -16,6 +16,7 @@ from atenea.arrivals import Arrivals
 from atenea.config import Config
 from atenea.executor import Done, Executor, Failed, ProgressCallback, Task
 from atenea.ledger import Ledger
+from atenea.naming import printable, shortened
 from atenea.publisher import Publisher
 from atenea.report import build_error, build_report, stages_before, write_json
 from atenea.retention import drop_work
@@ -88,17 +89,20 @@ class StepRunner:
     def _drop_stale_work(self, job: JobRow, steps: Sequence[Step], result: Mapping[str, Any]) -> None:
         """Remove what another plan has left in the work folders: a stage would go on from it as if it were its own."""
         keep = {step.workdir for step in self._ledger.common_steps(job, steps, result)}
+        work = self._folder(job) / "work"
         for step in self._ledger.steps(job.id):
             if step.workdir not in keep:
                 shutil.rmtree(self._folder(job) / step.workdir, ignore_errors=True)
+        if work.exists():
+            durable.fsync_folder(work)
 
     def _wait(self, attempt: int, job: JobRow, waiting: Mapping[str, Any]) -> None:
         limit = self.config.limits.wait_for_files_seconds
         # Not at the first look, after a retry too: until the second, even a file that is there has not settled.
         if job.waiting and time.time() - job.created > limit:
-            names = " and ".join(waiting)
+            names = " and ".join(shortened(printable(name)) for name in waiting)
             error = (
-                f"{job.relative}: {names} did not arrive within {limit:g} seconds;"
+                f"{printable(job.relative)}: {names} did not arrive within {limit:g} seconds;"
                 " put it beside the job file or into the assets folder, then: atenea retry"
             )
             self._ledger.give_up(attempt, job, error=error, details="", died=False)
@@ -160,6 +164,7 @@ class StepRunner:
 
     def _publish_now(self, job: JobRow, step: StepRow) -> dict[str, Path]:
         attempt = self._ledger.begin(job, step)
+        self._drop_scraps(job)
         state = "failed" if job.error else "done"
         files = self._failure_files(job) if job.error else self._result_files(job)
         self._publisher.withdraw(job)
@@ -195,8 +200,16 @@ class StepRunner:
 
     def _publish_folder(self, job: JobRow) -> Path:
         folder = self._folder(job) / "publish"
-        folder.mkdir(parents=True, exist_ok=True)
+        durable.make_folders(folder)
+        durable.fsync_folder(folder.parent)  # one that a crash has left may not be on the disk yet
         return folder
+
+    def _drop_scraps(self, job: JobRow) -> None:
+        """Remove what steps that a crash cut off have left half written."""
+        folder = self._folder(job)
+        for path in (*folder.glob(".*"), *folder.glob("publish/.*")):
+            if not path.is_dir():
+                durable.remove_file(path)
 
     def _folder(self, job: JobRow) -> Path:
         return self.config.jobs / job.id

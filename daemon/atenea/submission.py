@@ -35,10 +35,12 @@ def submit_file(file: Path, inbox: Path, presets: Collection[str] = ()) -> Submi
         MistakesError: a TOML job file has mistakes.
     """
     kind = Kind.OTHER if file.is_dir() else names.kind(file.name)
-    if not inbox.is_dir():
-        raise UsageError(f"{inbox}: there is no such inbox; start the daemon (atenea run), or name its --config")
     try:
         staging = Path(mkdtemp(prefix=".submit-", dir=inbox))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            f"{inbox}: there is no such inbox; start the daemon (atenea run), or name its --config"
+        ) from None
     except OSError as error:
         raise UsageError(f"{inbox}: cannot be written: {error.strerror}") from None
     try:

@@ -24,6 +24,7 @@ LOG_LINES = 100
 
 def job_view(job: JobRow, progress: Progress | None, forecast: Forecast | None = None) -> dict[str, Any]:
     """One job in the list of `atenea jobs --json`; the forecast is of its render, if that is next or runs."""
+    progress = None if job.is_final else progress  # the step that ends a job ends a moment later itself
     return {
         "id": job.id,
         "name": job.name,

@@ -1,8 +1,9 @@
 """The worker: a process that runs tasks with plugins for the daemon, one at a time. `python -m atenea.worker FD`.
 
-FD is its end of a Unix socket. It first reads a line with the configuration and the plugins that it must not import,
-then tasks; it answers with events (`worker_link`), the last of which is "done", "failed" or "cancelled". Tasks run in
-the main thread, where CPython libraries expect to be. What plugins print goes to a pipe that the daemon reads.
+FD is its end of a Unix socket. It first reads a line with the configuration, the plugins that it must not import and
+the secrets that it may know, then tasks; it answers with events (`worker_link`), the last of which is "done", "failed"
+or "cancelled". Tasks run in the main thread, where CPython libraries expect to be. What plugins print goes to a pipe
+that the daemon reads.
 
 The daemon alone decides when a worker ends: signals for a graceful end are ignored.
 """
@@ -17,6 +18,7 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
@@ -24,8 +26,10 @@ from typing import Any
 
 import structlog
 
+from atenea import durable
 from atenea.config import Config
 from atenea.context import Context
+from atenea.credentials import hide_from_others
 from atenea.errors import Cancelled, MistakesError, PermanentError
 from atenea.executor import ProgressCallback, Task
 from atenea.failures import failure_event
@@ -35,6 +39,8 @@ from atenea.timing import read_timing
 from atenea.worker_link import Link, Progress, leave_guardian, send_logs
 
 _REPORT_BYTES = 256 * 1024
+_OOM_SCORE = "500"
+"""Of 1000, which is: always first."""
 _ARTIFICIAL = "Made with atenea: the voice and the picture are artificial."
 _STAGE_ARGUMENT = {"audio": "speech", "render": "wav", "post": "video"}
 
@@ -119,6 +125,7 @@ class Worker:
             metadata={"title": job.name, "comment": _ARTIFICIAL},
             progress=lambda fraction: progress(fraction, ""),
         )
+        durable.sync_below(folder, [target])
         return {"artifact": _relative(target, folder)}
 
 
@@ -133,9 +140,13 @@ def main(descriptor: int) -> None:
     os.set_inheritable(descriptor, False)
     connection = socket.socket(fileno=descriptor)
     leave_guardian(connection)
+    _offer_to_oom_killer()
     link = Link(connection)
     send_logs(link)
     setup = link.setup()
+    if secrets := setup["secrets"]:
+        hide_from_others()
+        os.environ.update(secrets)
     config = Config.model_validate_json(setup["config"])
     paths = config.paths
     plugins = PluginManager(paths.plugins, setup["blocked"], cache=paths.cache, models=paths.models)
@@ -143,6 +154,12 @@ def main(descriptor: int) -> None:
     link.send({"event": "ready"})
     for values in link.tasks():
         worker.run(Task(**{**values, "needs": frozenset(values["needs"])}))
+
+
+def _offer_to_oom_killer() -> None:
+    """When the machine's memory is used up, the kernel is to end the plugin, and not the daemon or somebody else."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
 
 
 def call_stage(task: Task, config: Config, plugins: PluginManager, progress: ProgressCallback) -> Mapping[str, Any]:
@@ -166,7 +183,7 @@ def call_stage(task: Task, config: Config, plugins: PluginManager, progress: Pro
     returned = plugins.call(task.stage, task.plugin, job=job, ctx=ctx, **given)
     with blaming(task.stage, task.plugin):
         timing = _own_file(ctx.timing_file, ctx.workdir) if ctx.timing_file.exists() else None
-        return {
+        result = {
             **_checked_artifact(task, ctx, returned, given.get("video")),
             "attachments": {
                 suffix: _relative(_own_file(path, ctx.workdir), folder) for suffix, path in ctx.attachments.items()
@@ -176,6 +193,9 @@ def call_stage(task: Task, config: Config, plugins: PluginManager, progress: Pro
             "timing": _relative(timing, folder) if timing else None,
             "plugin_version": plugin.version,
         }
+    made = (result["artifact"], result["timing"], *result["attachments"].values())
+    durable.sync_below(folder, [folder / path for path in made if path])
+    return result
 
 
 def _context(

@@ -20,27 +20,40 @@ import atenea.cli.models  # isort: skip  # noqa: F401
 
 def main() -> None:
     """Run the command of this process's arguments, and exit with its code."""
-    sys.exit(_code())
-
-
-def _code() -> int:
     try:
-        return int(app(standalone_mode=False) or 0)
+        code = _code()
+    except (KeyboardInterrupt, typer.Abort):
+        code = ExitCode.INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone; what it has read is enough
+        sys.stderr.close()
+        code = ExitCode.DONE
+    except OSError as error:  # the machine's: a folder that may not be entered, a full disk
+        _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        code = ExitCode.FAILED
+    sys.exit(code)
+
+
+def _code() -> ExitCode:
+    try:
+        return ExitCode(app(prog_name="atenea", standalone_mode=False) or 0)
     except MistakesError as error:
         for mistake in error.mistakes:
             _complain(f"{error.subject}: {mistake}")
-        return int(error.exit_code)
+        return error.exit_code
     except AteneaError as error:
         _complain(str(error))
-        return int(error.exit_code)
+        return error.exit_code
     except typer.TyperException as error:
-        _complain(error.format_message())
-        return int(ExitCode.USAGE)
-    except (KeyboardInterrupt, typer.Abort):
-        return int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output has gone; what it has read is enough
-        sys.stderr.close()
-        return int(ExitCode.DONE)
+        _explain(error)
+        return ExitCode.USAGE
+
+
+def _explain(error: typer.TyperException) -> None:
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help; typer does not export it
+        print(error.format_message(), file=sys.stderr)
+        return
+    context = getattr(error, "ctx", None)
+    _complain(error.format_message().rstrip(".") + (f"; see {context.command_path} --help" if context else ""))
 
 
 def _complain(sentence: str) -> None:

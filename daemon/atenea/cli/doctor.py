@@ -12,7 +12,6 @@ from rich.text import Text
 from atenea.cli.app import ConfigOption, JsonOption, app
 from atenea.errors import ExitCode
 from atenea.finding import Finding
-from atenea.logs import configure_logging
 from atenea.naming import printable
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
@@ -25,7 +24,9 @@ def doctor(as_json: JsonOption = False, config: ConfigOption = None) -> int:
     It looks at packages, folders, disk, key, models, GPU, and what else the plugins need; it changes nothing, and works
     with and without a daemon. Run it as the user that the daemon runs as. Exits with 1 if jobs would fail.
     """
-    from atenea.doctor import examination  # noqa: PLC0415 - the other commands start faster without it
+    # Here, because the other commands start faster without them.
+    from atenea.doctor import examination  # noqa: PLC0415
+    from atenea.logs import configure_logging  # noqa: PLC0415
 
     configure_logging(level=logging.CRITICAL)
     with Console(stderr=True).status("looking at this machine"):

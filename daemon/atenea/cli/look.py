@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -19,9 +19,10 @@ from atenea.errors import ExitCode
 from atenea.executor import Failed, Task
 from atenea.inbox.names import JOB_FILE, Kind, kind_by_suffix, picture_names
 from atenea.jobfile import PROVENANCE
-from atenea.local_executor import LocalExecutor, catalogue
-from atenea.logs import configure_logging
 from atenea.naming import printable
+
+if TYPE_CHECKING:
+    from atenea.local_executor import LocalExecutor
 
 Result = TypeVar("Result")
 
@@ -36,7 +37,6 @@ def check(
     Tells too which files that presets name are missing. Exits with 1 if a job file has mistakes.
     """
     settings = load_config(config)
-    configure_logging(level=40)
 
     async def check_all(executor: LocalExecutor) -> tuple[list[str], list[str | None]]:
         return await _check_presets(executor), [await _check(executor, settings, file) for file in files]
@@ -108,8 +108,9 @@ def _mirror(file: Path, original: Path, config: Config) -> str:
 @app.command()
 def plugins(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """List every plugin: stages, options, or why it is refused."""
+    from atenea.local_executor import catalogue  # noqa: PLC0415 - the other commands start faster without it
+
     settings = load_config(config)
-    configure_logging(level=40)
     found = _with_executor(settings, catalogue)
     enabled = {settings.tts.plugin, settings.audio.plugin, settings.render.plugin, *settings.post.plugins}
     enabled |= {PROVENANCE} if settings.post.marked() else set()
@@ -138,6 +139,14 @@ def _plugin_lines(info: dict[str, Any]) -> list[str]:
 
 
 def _with_executor(config: Config, work: Callable[[LocalExecutor], Awaitable[Result]]) -> Result:
+    # Here, because the other commands start faster without them.
+    import asyncio  # noqa: PLC0415
+
+    from atenea.local_executor import LocalExecutor  # noqa: PLC0415
+    from atenea.logs import configure_logging  # noqa: PLC0415
+
+    configure_logging(level=logging.ERROR)
+
     async def do() -> Result:
         executor = LocalExecutor(config)
         try:

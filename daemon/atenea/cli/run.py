@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import shutil
@@ -10,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
-import structlog
 import typer
 
 from atenea.cli.app import ConfigOption, app, examples
@@ -20,7 +18,6 @@ from atenea.credentials import find_secrets
 from atenea.errors import AteneaError, ExitCode, UsageError
 from atenea.inbox import names
 from atenea.jobfile import JobKeys, StageKeys
-from atenea.logs import configure_logging
 from atenea.submission import submit_file
 
 _AVATAR = "avatar-of-this-command"
@@ -39,7 +36,13 @@ def run(
     SIGTERM or Ctrl+C ends it; what ran goes on at the next start. SIGHUP reads the configuration and the plugins anew;
     a changed inbox, outbox or state takes a restart.
     """
-    from atenea.daemon import Daemon  # noqa: PLC0415 - the other commands start faster without it
+    # Here, because the other commands start faster without them.
+    import asyncio  # noqa: PLC0415
+
+    import structlog  # noqa: PLC0415
+
+    from atenea.daemon import Daemon  # noqa: PLC0415
+    from atenea.logs import configure_logging  # noqa: PLC0415
 
     settings = load_config(config)
     secrets = find_secrets(settings.file)
@@ -84,6 +87,8 @@ def generate(
     config: ConfigOption = None,
 ) -> int:
     """Make one video through the same stages, without the daemon."""
+    from atenea.logs import configure_logging  # noqa: PLC0415 - the other commands start faster without it
+
     settings = load_config(config)
     secrets = find_secrets(settings.file)
     configure_logging(secrets.values(), level=logging.CRITICAL)
@@ -142,7 +147,9 @@ def _copy_avatar(avatar: Path, inbox: Path) -> None:
 
 
 def _make(config: Config, secrets: dict[str, str]) -> Path:
-    from atenea.daemon import Daemon  # noqa: PLC0415 - the other commands start faster without it
+    import asyncio  # noqa: PLC0415 - the other commands start faster without them
+
+    from atenea.daemon import Daemon  # noqa: PLC0415
 
     videos: list[Path] = []
     with StepDisplay() as display:

@@ -32,11 +32,6 @@ def read_configuration(file: Path | None) -> Read:
         config = load_config(file)
     except ConfigError as error:
         return Read(None, findings=tuple(mistake_findings("file", error)))
-    except OSError as error:  # while looking for it
-        text = f"{error.filename} cannot be looked at: {error.strerror}"
-        return Read(
-            None, findings=(Finding("file", "problem", text, "run this as the daemon's user, or name --config"),)
-        )
     named = f"{config.file} can be read" if config.file else "there is no file, so the defaults hold"
     found = [Finding("file", "ok", named)]
     try:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from atenea import durable
 from atenea.inbox import names
 from atenea.inbox.names import Kind
-from atenea.inbox.nofollow import folder_beneath, open_beneath
+from atenea.inbox.nofollow import folder_beneath, folder_made_beneath, open_beneath, open_folder_beneath
 from atenea.inbox.readings import read_file, read_job, read_status
 
 NO_RENAME = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EROFS})
@@ -33,11 +33,28 @@ def rest_folder(inbox: Path, job_id: str) -> Path:
     return inbox / f".atenea-{job_id}"
 
 
-def make_parents(root: Path, path: str) -> None:
-    """Make `root` and the folders on the way to `path` below it."""
-    for folder in reversed((root / path).parents):
-        if folder.is_relative_to(root) and not folder.is_dir():
-            durable.make_folder(folder)
+@contextmanager
+def opened_rest(rest: Path) -> Iterator[Path | None]:
+    """A path that is the job's rest until the end, whatever is put in its place; None where there is no such folder.
+
+    Others may write into the inbox, and could have exchanged the folder for a link.
+    """
+    try:
+        folder = open_folder_beneath(rest.parent, rest.name)
+    except (FileNotFoundError, NotADirectoryError):
+        yield None
+        return
+    try:
+        yield Path(f"/proc/self/fd/{folder}")
+    finally:
+        os.close(folder)
+
+
+def put_into(rest: Path, path: str, name: str, folder: int) -> None:
+    """Move the file `name` of an open folder into a job's rest, to `path` there."""
+    parent = os.path.dirname(os.path.join(rest.name, path))
+    with folder_made_beneath(rest.parent, parent) as target:
+        durable.rename_exclusive(name, os.path.basename(path), src_dir_fd=folder, dst_dir_fd=target)
 
 
 def bring_rest(rest: Path, original: Path, relative: str) -> None:
@@ -69,6 +86,7 @@ def bring_picture(
             reading = read_file(name, folder)
             if reading is not None and reading.ctime_ns / 1e9 <= arrived_before:
                 _move(name, folder, original, os.path.join(parent, name), before_copy)
+                durable.sync_all([original / parent, inbox / parent])
                 return True
     return False
 
@@ -80,18 +98,19 @@ def _move(name: str, folder: int, original: Path, path: str, before_copy: Callab
         if error.errno not in NO_RENAME:
             raise
         rest = before_copy()
-        make_parents(rest, path)
-        durable.rename_exclusive(name, rest / path, src_dir_fd=folder)
-        _copy_again(rest, path, original)
+        put_into(rest, path, name, folder)
+        with opened_rest(rest) as opened:
+            if opened:
+                _copy_again(opened, path, original)
 
 
 def _copy_again(rest: Path, path: str, original: Path) -> None:
     target = original / path
-    if target.exists() and durable.sha256_file(rest / path) == durable.sha256_file(target):
-        return
-    fd = open_beneath(rest, path)
     brought = original.parent / _BROUGHT
+    fd = open_beneath(rest, path)
     try:
+        if target.exists() and durable.sha256_file(fd) == durable.sha256_file(target):
+            return
         durable.remove_file(brought)
         durable.copy_synced(fd, brought)
     finally:

@@ -14,18 +14,21 @@ from atenea.jobfile import FILE_KEYS, parse_toml
 _MOST = 1 << 20
 
 
-def missing_files(folder: Path, assets: Path | None) -> list[str]:
-    """The names in the folder's job file that are neither in the folder nor in `assets`.
+def missing_files(inbox: Path, folder: str, assets: Path | None) -> list[str]:
+    """The names in the job file of a folder of the inbox that are neither in the folder nor in `assets`.
 
     A job file that cannot be understood names none: why, its intake tells.
     """
-    roots = [folder, *([assets] if assets else [])]
-    return [name for name in _names(folder) if not any(_exists(root, name) for root in roots)]
+    return [
+        name
+        for name in _names(inbox, folder)
+        if not _exists(inbox, f"{folder}/{name}") and not (assets and _exists(assets, name))
+    ]
 
 
-def _names(folder: Path) -> Iterator[str]:
+def _names(inbox: Path, folder: str) -> Iterator[str]:
     try:
-        with os.fdopen(open_beneath(folder, JOB_FILE), "rb") as file:
+        with os.fdopen(open_beneath(inbox, f"{folder}/{JOB_FILE}"), "rb") as file:
             table = parse_toml(file.read(_MOST), JOB_FILE)
     except (OSError, MistakesError):
         return

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from atenea import durable
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _REGULAR = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -68,6 +70,21 @@ def folder_beneath(root: Path, relative: str = "") -> Iterator[int]:
     """`open_folder_beneath`, closed at the end."""
     fd = open_folder_beneath(root, relative)
     try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def folder_made_beneath(root: Path, relative: str) -> Iterator[int]:
+    """`folder_beneath`, where the folders on the way are made that are missing."""
+    fd = os.open(root, _FOLDER)
+    try:
+        for component in _components(relative):
+            durable.make_folder(component, dir_fd=fd)
+            deeper = open_folder(component, fd)
+            os.close(fd)
+            fd = deeper
         yield fd
     finally:
         os.close(fd)

@@ -19,6 +19,7 @@ from atenea.inbox.named_files import missing_files
 from atenea.inbox.names import Kind
 from atenea.inbox.nofollow import open_folder, open_folder_beneath
 from atenea.inbox.readings import MAX_ENTRIES, Reading, Readings, fingerprint, read_file, read_status, survey
+from atenea.naming import shortened
 
 __all__ = ["Candidate", "Reading", "ScanResult", "Scanner", "fingerprint"]
 
@@ -195,9 +196,9 @@ class Scanner:
         """Whether a job folder has all files that its job file names, or did not change for too long."""
         if not candidate.is_folder or candidate.refusal or unchanged_for >= self._wait_for_files_seconds:
             return True
-        missing = missing_files(self._inbox / candidate.relative, self._assets)
+        missing = missing_files(self._inbox, candidate.relative, self._assets)
         if missing:
-            named = " and ".join(map(repr, missing))
+            named = " and ".join(shortened(repr(name)) for name in missing)
             self._once(("missing", candidate.relative, *missing), f"{candidate.relative!r} waits: it names {named}")
         return not missing
 

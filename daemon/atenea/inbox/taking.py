@@ -31,7 +31,7 @@ from typing import Any, Protocol
 
 from atenea import durable
 from atenea.inbox import names
-from atenea.inbox.late import NO_RENAME, REST, make_parents, rest_folder
+from atenea.inbox.late import NO_RENAME, REST, opened_rest, put_into, rest_folder
 from atenea.inbox.names import Kind
 from atenea.inbox.nofollow import folder_beneath, open_beneath
 from atenea.inbox.readings import (
@@ -310,6 +310,7 @@ class Taker:
             if self._may_change(row):
                 return
             durable.remove_tree(rest_folder(self._inbox, row.job_id))
+            durable.fsync_folder(self._inbox)
             self._ledger.copy_finished(row.job_id)
         except OSError as error:
             sentence = f"{row.relative!r} was taken, but cannot be removed from the inbox: {error.strerror}"
@@ -334,17 +335,18 @@ class Taker:
             self._put_away_same(path, reading, rest)
         if is_folder:
             self._remove_empty(row.relative, (first, *readings))
-        with suppress(FileNotFoundError), folder_beneath(self._inbox, row.preset or ""):
-            durable.fsync_folder(self._inbox / (row.preset or ""))
+        for parent in sorted({row.preset or "", *(os.path.dirname(path) for path in (first, *readings))}):
+            with suppress(FileNotFoundError, NotADirectoryError), folder_beneath(self._inbox, parent):
+                durable.fsync_folder(self._inbox / parent)
 
     def _may_change(self, row: TakenRow) -> bool:
         """Whether what was put away may get more content, or has, and the job could still be made of that."""
-        rest = rest_folder(self._inbox, row.job_id)
-        if not (rest / (row.preset or "")).exists() or self._ledger.is_past_changes(row.job_id):
-            return False
-        copied = {path: reading[1:4] for path, reading in row.source_readings}
-        changed = any(copied.get(path) != reading[1:4] for path, reading in read_job(rest, row.relative))
-        return changed or is_written(rest, row.relative) is not False
+        with opened_rest(rest_folder(self._inbox, row.job_id)) as rest:
+            if rest is None or not (rest / (row.preset or "")).exists() or self._ledger.is_past_changes(row.job_id):
+                return False
+            copied = {path: reading[1:4] for path, reading in row.source_readings}
+            changed = any(copied.get(path) != reading[1:4] for path, reading in read_job(rest, row.relative))
+            return changed or is_written(rest, row.relative) is not False
 
     def _check_mounted(self, row: TakenRow, reading: Reading) -> None:
         """A file that is missing because its file system is away is not gone."""
@@ -362,9 +364,8 @@ class Taker:
                 return True
             if now.st_ino != reading.inode:
                 return False
-            make_parents(rest, path)
             try:
-                durable.rename_exclusive(name, rest / path, src_dir_fd=folder)
+                put_into(rest, path, name, folder)
             except OSError as error:
                 if error.errno not in NO_RENAME:
                     raise

@@ -37,6 +37,13 @@ FORMATS = (
 _COUNTED = frozenset({"aiff", "au", "caf", "flac", "mov,mp4,m4a,3gp,3g2,mj2", "w64"})
 """Containers whose header counts the samples, so that a file that ends early can be told."""
 
+_RATES = range(1_000, 1_000_001)
+"""Samples per second. Of fewer, a small file would become a large one; of more, nobody has a microphone."""
+
+_MOST_CHANNELS = 32
+_OPEN_SECONDS = 20.0
+"""A damaged file may send libav through all of its gigabytes in search of sound."""
+
 _UNKNOWN_SIZE = 0x7FFF_0000
 """A WAV header with at least this size comes from a program that wrote to a pipe and did not know it."""
 
@@ -74,7 +81,13 @@ def opened(path: Path) -> Iterator[InputContainer]:
     # "file:" keeps a name like "concat:a.wav" from being taken for a protocol.
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
     try:
-        container = av.open(f"file:{path.absolute()}", "r", container_options=options)
+        container = av.open(
+            f"file:{path.absolute()}",
+            "r",
+            container_options=options,
+            metadata_errors="replace",
+            timeout=(_OPEN_SECONDS, None),
+        )
     except OSError as error:
         raise PermanentError(f"{path.name} cannot be read: {error.strerror or error}") from error
     except av.FFmpegError as error:
@@ -130,12 +143,14 @@ class SoundReader:
         self._tally = _Tally()
         with opened(self.path) as container:
             stream = sound_of(container, self.path)
+            self._check_header(container, stream)
             segment: _Segment | None = None
             for frame in self._frames(container, stream):
                 # Chained Ogg files and some broadcasts change their format on the way.
                 if segment is None or not segment.continues(frame):
                     if segment is not None:
                         yield from self._sound(segment.end())
+                    self._check_form(frame.sample_rate, frame.layout.nb_channels)
                     segment = _Segment(frame, self.rate, self.layout)
                 yield from self._sound(segment.add(frame))
             if segment is None:
@@ -159,6 +174,27 @@ class SoundReader:
             if seconds:
                 self.progress(min(1.0, float(self._tally.seconds / seconds)))
 
+    def _check_header(self, container: InputContainer, stream: AudioStream) -> None:
+        """Refuse before decoding what need not be decoded to be refused."""
+        self._check_form(stream.rate, stream.channels)
+        seconds = _counted_duration(self.path, container, stream)
+        if self.max_seconds is not None and seconds is not None and seconds > self.max_seconds:
+            raise self._too_long(self.max_seconds)
+
+    def _check_form(self, rate: int, channels: int) -> None:
+        if rate not in _RATES:
+            raise PermanentError(
+                f"{self.path.name} has {rate:,} samples per second, where {_RATES[0]:,} to {_RATES[-1]:,} are read: "
+                "save it with 16,000 or more"
+            )
+        if channels > _MOST_CHANNELS:
+            raise PermanentError(
+                f"{self.path.name} has {channels} channels, where {_MOST_CHANNELS} are the most: save it as stereo"
+            )
+
+    def _too_long(self, most: float) -> PermanentError:
+        return PermanentError(f"{self.path.name} is longer than {most:g} seconds, the most allowed")
+
     def _packets(self, container: InputContainer, stream: AudioStream) -> Iterator[av.Packet[AudioStream]]:
         packets = container.demux(stream)
         while True:
@@ -166,6 +202,8 @@ class SoundReader:
                 packet = next(packets)
             except StopIteration:
                 return
+            except av.ExitError as error:
+                raise PermanentError(f"{self.path.name} is damaged: its sound cannot be found") from error
             except av.FFmpegError as error:
                 raise PermanentError(f"{self.path.name} is damaged: {error.strerror}") from error
             self._tally.packets += 1
@@ -174,13 +212,21 @@ class SoundReader:
     def _count(self, frame: AudioFrame) -> None:
         self._tally.seconds += Fraction(frame.samples, frame.sample_rate)
         if self.max_seconds is not None and self._tally.seconds > self.max_seconds:
-            raise PermanentError(f"{self.path.name} is longer than {self.max_seconds:g} seconds, the most allowed")
+            raise self._too_long(self.max_seconds)
 
     def _sound(self, pieces: Iterator[Samples]) -> Iterator[Samples]:
-        for samples in pieces:
+        for samples in self._converted(pieces):
             if not np.isfinite(samples).all():
                 raise PermanentError(f"{self.path.name} is damaged: it holds samples that are no numbers")
             yield samples
+
+    def _converted(self, pieces: Iterator[Samples]) -> Iterator[Samples]:
+        try:
+            yield from pieces
+        except av.FFmpegError as error:
+            raise PermanentError(
+                f"{self.path.name} has sound that cannot be converted: save it as an ordinary WAV file"
+            ) from error
 
     def _check_complete(self, container: InputContainer, stream: AudioStream) -> None:
         tally = self._tally
@@ -223,6 +269,17 @@ def _promised_duration(path: Path, container: InputContainer, stream: AudioStrea
     if container.format.name not in _COUNTED or not stream.duration or not stream.time_base:
         return None
     return stream.duration * stream.time_base
+
+
+def _counted_duration(path: Path, container: InputContainer, stream: AudioStream) -> Fraction | None:
+    """How long it lasts, where that is known before it is decoded."""
+    if container.format.name == "wav":
+        # Of a WAV file whose header does not know its size, the file does.
+        bits = stream.bit_rate
+        promised = _promised_duration(path, container, stream)
+        there = Fraction(path.stat().st_size * 8, bits) if bits else None
+        return there if promised is None or there is None else min(promised, there)
+    return _promised_duration(path, container, stream)
 
 
 def _wav_data_size(path: Path) -> int | None:

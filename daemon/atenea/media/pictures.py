@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import struct
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Resampling
 
@@ -18,7 +20,11 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 BACKGROUND = (226, 229, 234)
 """What shows through where a picture is transparent."""
 
-_BROKEN = (OSError, EOFError, SyntaxError, ValueError, IndexError, KeyError, TypeError, struct.error)
+_BAND_PIXELS = 1 << 20
+
+_Box = tuple[int, int, int, int]
+
+_BROKEN = (OSError, EOFError, SyntaxError, ValueError, IndexError, KeyError, TypeError, RuntimeError, struct.error)
 """What Pillow's decoders raise on files that are cut off or damaged."""
 
 
@@ -36,7 +42,8 @@ def load_avatar(path: Path, *, max_pixels: int) -> Image.Image:
             with Image.open(path, formats=FORMATS) as picture:
                 _check_size(path, picture, max_pixels)
                 picture.load()
-                return _flattened(ImageOps.exif_transpose(picture))
+                ImageOps.exif_transpose(picture, in_place=True)
+                return _flattened(picture)
         except Image.DecompressionBombError as error:
             raise PermanentError(f"{path.name} has too many pixels: {max_pixels} at most are read") from error
         except UnidentifiedImageError as error:
@@ -61,18 +68,35 @@ def _flattened(picture: Image.Image) -> Image.Image:
         return _eight_bit(picture).convert("RGB")
     if not picture.has_transparency_data:
         return picture.convert("RGB")
-    background = Image.new("RGBA", picture.size, BACKGROUND)
-    return Image.alpha_composite(background, picture.convert("RGBA")).convert("RGB")
+    background = Image.new("RGB", picture.size, BACKGROUND)
+    for box in _bands(picture):
+        band = picture.crop(box).convert("RGBA")
+        background.paste(band, box, band)
+    return background
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:
     """Grey of 16 or 32 bits, or of real numbers; Pillow's own conversion would cut off at 255."""
-    values = np.nan_to_num(np.asarray(picture, np.float64))
-    brightest = values.max(initial=0.0)
+    brightest = max(float(_values(picture, box).max()) for box in _bands(picture))
     white = next((white for white in (1.0, 255.0, 65535.0) if brightest <= white), brightest)
     if picture.mode != "F":
         white = max(white, 65535.0)
-    return Image.fromarray(np.clip(values / white * 255 + 0.5, 0, 255).astype(np.uint8))
+    grey = Image.new("L", picture.size)
+    for box in _bands(picture):
+        values = np.clip(_values(picture, box) / white * 255 + 0.5, 0, 255)
+        grey.paste(Image.fromarray(values.astype(np.uint8)), box)
+    return grey
+
+
+def _values(picture: Image.Image, box: _Box) -> NDArray[np.float64]:
+    return np.nan_to_num(np.asarray(picture.crop(box), np.float64))
+
+
+def _bands(picture: Image.Image) -> Iterator[_Box]:
+    """The picture from top to bottom, in pieces that take little memory, whatever is made of them."""
+    rows = max(1, _BAND_PIXELS // max(1, picture.width))
+    for top in range(0, picture.height, rows):
+        yield 0, top, picture.width, min(top + rows, picture.height)
 
 
 def square(picture: Image.Image, size: int) -> Image.Image:

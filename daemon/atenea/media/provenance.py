@@ -22,7 +22,7 @@ import av
 import atenea
 from atenea.errors import AteneaError, PermanentError, TransientError
 from atenea.media.audio import ProgressCallback, opened, silent
-from atenea.media.mux import FASTSTART, created
+from atenea.media.mux import FASTSTART, copied_streams, created
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -113,13 +113,9 @@ def tag(video: Path, target: Path, progress: ProgressCallback = silent) -> None:
     with opened(video) as source, created(target, FASTSTART) as output:
         output.metadata.update({"comment": _COMMENT, **source.metadata, "description": _DESCRIPTION})
         output.set_chapters(source.chapters())
-        streams = [*source.streams.video, *source.streams.audio, *source.streams.subtitles]
-        copies = {stream.index: output.add_stream_from_template(stream) for stream in streams}
-        for stream in streams:
-            copies[stream.index].metadata.update(stream.metadata)
-            copies[stream.index].disposition = stream.disposition
+        copies = copied_streams(source, output)
         seconds = (source.duration or 0) / av.time_base or 1.0
-        for packet in source.demux(streams):
+        for packet in source.demux([source.streams[index] for index in copies]):
             if packet.dts is not None:
                 packet.stream = copies[packet.stream.index]
                 output.mux(packet)
