@@ -39,7 +39,7 @@ def no_leaked_threads() -> Iterator[None]:
     yield
     left = [thread for thread in threading.enumerate() if thread not in before]
     for thread in left:
-        thread.join(5)
+        thread.join(60)
     assert [thread for thread in left if thread.is_alive()] == []
 
 

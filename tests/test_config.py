@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from doctor.unprivileged import unprivileged
 
 from atenea.config import Config, load_config
-from atenea.errors import ConfigError, ExitCode
+from atenea.errors import ConfigError, ExitCode, UsageError
 from atenea.jobfile import JobKeys
 
 
@@ -83,6 +84,48 @@ def test_a_file_named_by_the_environment_must_be_there(home: Path, monkeypatch: 
     monkeypatch.setenv("ATENEA_CONFIG", "gone.toml")
     with pytest.raises(ConfigError, match=r"^gone\.toml: cannot be read: No such file or directory; see --config$"):
         load_config()
+
+
+def closed(folder: Path) -> Path:
+    """A folder that only its owner may enter."""
+    folder.mkdir()
+    folder.chmod(0o700)
+    folder.parent.chmod(0o755)
+    return folder
+
+
+def test_a_working_directory_that_may_not_be_entered_has_no_configuration(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atenea.config.SERVICE_FILE", Path("/none.toml"))
+    file = write(closed(home / "closed") / "etc/atenea.toml", "[presets.which]\npriority = 1")
+    monkeypatch.chdir(file.parent.parent)
+    assert priority(load_config()) == 1
+    with unprivileged():
+        config = load_config()
+    assert (config.file, config.paths.inbox) == (None, home / "closed/inbox")
+
+
+def test_a_configuration_of_the_machine_that_may_not_be_read_is_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = closed(home / "closed") / "atenea.toml"
+    monkeypatch.setattr("atenea.config.SERVICE_FILE", file)
+    assert load_config().file is None
+    told = f"^{file}: cannot be read: Permission denied; see --config$"
+    with unprivileged(), pytest.raises(ConfigError, match=told):
+        load_config()
+
+
+def test_a_working_directory_that_is_gone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atenea.config.SERVICE_FILE", Path("/none.toml"))
+    (home / "gone").mkdir()
+    monkeypatch.chdir(home / "gone")
+    (home / "gone").rmdir()
+    told = "^the working directory: No such file or directory; change to another, or name --config$"
+    with pytest.raises(UsageError, match=told):
+        load_config()
+    monkeypatch.chdir(home)
 
 
 def test_a_folder_is_no_configuration(home: Path) -> None:

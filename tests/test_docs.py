@@ -264,7 +264,7 @@ def check_options(tables):
 
 @pytest.mark.parametrize("text", [*snippets("console"), *snippets("sh")])
 def test_commands_in_snippets_exist(text):
-    for line in text.splitlines():
+    for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line.removeprefix("$ ").partition(" && ")[0], comments=True)
         if words and words[0].rpartition("/")[2] == "atenea":
             check_command(words[1:])

@@ -267,6 +267,39 @@ def test_folders_and_removal(tmp_path):
     assert os.listdir(tmp_path) == ["kept"]
 
 
+def test_folders_above_are_made_and_their_names_synced(tmp_path, calls):
+    durable.make_folders(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    assert calls.made == ["fsync", "fsync"]
+    durable.make_folders(tmp_path / "a" / "b")
+    assert calls.made == ["fsync", "fsync"]
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        durable.make_folders(tmp_path / "file")
+
+
+def test_a_second_name_or_a_copy(tmp_path, monkeypatch, calls):
+    (tmp_path / "a").write_text("A")
+    (tmp_path / "a").chmod(0o640)
+    durable.link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").samefile(tmp_path / "a")
+    assert calls.made == ["link", "fsync"]
+    monkeypatch.setattr(os, "link", lambda *_, **__: os.close(-1))
+    durable.link_or_copy(tmp_path / "a", tmp_path / "c")
+    assert not (tmp_path / "c").samefile(tmp_path / "a")
+    assert ((tmp_path / "c").read_text(), (tmp_path / "c").stat().st_mode & 0o777) == ("A", 0o640)
+    with pytest.raises(FileExistsError):
+        durable.link_or_copy(tmp_path / "a", tmp_path / "c")
+
+
+def test_files_are_synced_with_the_folders_that_lead_to_them(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(durable, "sync_all", synced.extend)
+    durable.sync_below(tmp_path / "job", [tmp_path / "job" / "work" / "tts" / "a.wav"])
+    names = [str(path.relative_to(tmp_path)) for path in synced]
+    assert names == ["job/work/tts/a.wav", "job/work/tts", "job/work", "job"]
+
+
 def test_nothing_leaks_a_descriptor(tmp_path):
     def count() -> int:
         return len(os.listdir("/proc/self/fd"))

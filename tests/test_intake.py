@@ -22,6 +22,7 @@ from atenea.intake import Intake, read_job
 from atenea.job import Job, StageSettings
 from atenea.job_store import read_job_file
 from atenea.jobfile import parse_job_toml
+from atenea.naming import shortened
 from atenea.plugin_manager import PluginManager
 
 _STILL = """
@@ -407,10 +408,10 @@ def test_what_is_no_plain_file_inside_is_refused(bench: Bench, name: str, why: s
     (inbox / "linked").symlink_to(bench.root)
     os.mkfifo(inbox / "pipe")
     name = name.replace("ABSOLUTE", str(bench.root))
-    shown = name.replace("\\u0000", "\\x00")
+    shown = name.replace("\\u0000", "\0")
     assert bench.mistakes(bench.original("hello.toml", f'text = "x"\navatar = "{name}"')) == (
         "hello.toml",
-        [f"avatar: '{shown}' is no plain file beside the job or in the assets folder ({why})"],
+        [f"avatar: {shortened(repr(shown))} is no plain file beside the job or in the assets folder ({why})"],
     )
 
 

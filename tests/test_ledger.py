@@ -485,7 +485,7 @@ def test_only_failed_and_cancelled_jobs_can_be_retried(db: Ledger, jobs: Jobs) -
 
 def test_a_job_whose_original_is_gone_cannot_be_retried(db: Ledger, jobs: Jobs) -> None:
     job = jobs.failed()
-    assert db.cleaned([job.id]) == [job.id]
+    db.cleaned([job.id])
     with pytest.raises(UsageError) as caught:
         db.retry(jobs.now(job))
     assert str(caught.value) == f"hello ({job.id}) is too old: its original is not kept any more; drop the file again"
@@ -510,19 +510,20 @@ def test_only_finished_jobs_can_be_cleaned(db: Ledger, jobs: Jobs) -> None:
     failed, running = jobs.failed("a"), jobs.planned("b")
     again = jobs.failed("c")
     db.retry(again)
-    assert db.cleaned([failed.id, running.id, again.id]) == [failed.id]
+    db.cleaned([failed.id, running.id, again.id])
     assert (jobs.now(failed).cleaned, jobs.now(running).cleaned, jobs.now(again).cleaned) == (True, False, False)
-    assert db.uncleaned() == []
+    assert (db.unmeasured(9), db.oldest_kept(9), db.going(9)) == ([], [], [failed.id])
 
 
 def test_forgetting_takes_steps_and_attempts_along(tmp_path: Path, db: Ledger, jobs: Jobs) -> None:
     job = jobs.failed()
     finished = job.finished or 0
-    assert db.forgettable(finished + 1) == []
+    assert db.forget(finished + 1, 9) == 0
     db.cleaned([job.id])
-    assert db.forgettable(finished) == []
-    assert db.forgettable(finished + 1) == [job.id]
-    db.forget([job.id])
+    assert db.forget(finished + 1, 9) == 0
+    db.gone([job.id])
+    assert db.forget(finished, 9) == 0
+    assert db.forget(finished + 1, 9) == 1
     assert db.job(job.id) is None
     other = sqlite3.connect(tmp_path / "ledger.sqlite")
     assert [other.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("steps", "attempts")] == [0, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from stock import Jobs
 
+from atenea import retention
 from atenea.config import Config, Paths, Retention
 from atenea.ledger import Ledger
 from atenea.retention import clean_up, drop_work, folder_size
@@ -48,39 +50,97 @@ def left(config: Config) -> set[str]:
     return set(os.listdir(config.jobs))
 
 
-def clean(config: Config, db: Ledger) -> int:
-    return clean_up(config, db, time.time())
+def clean(config: Config, db: Ledger) -> None:
+    assert not clean_up(config, db, time.time())  # there is no more to do
 
 
 def test_each_state_has_its_time(config: Config, db: Ledger, jobs: Jobs) -> None:
     young = [finished(jobs, config, 9), finished(jobs, config, 19, "failed"), finished(jobs, config, 19, "cancelled")]
     old = [finished(jobs, config, 11), finished(jobs, config, 21, "failed"), finished(jobs, config, 21, "cancelled")]
-    assert clean(config, db) == 3
+    clean(config, db)
     assert left(config) == {job.id for job in young}
     assert [jobs.now(job).cleaned for job in young + old] == [False] * 3 + [True] * 3
-    assert clean(config, db) == 0
+    clean(config, db)
+    assert left(config) == {job.id for job in young}
 
 
 def test_jobs_that_are_not_finished_stay_however_old(config: Config, db: Ledger, jobs: Jobs) -> None:
     job = finished(jobs, config, 500, "failed")
     db.retry(job)
-    assert clean(config, db) == 0
+    clean(config, db)
     assert left(config) == {job.id}
 
 
 def test_above_the_size_limit_the_oldest_go_first(config: Config, db: Ledger, jobs: Jobs) -> None:
-    limited = config.model_copy(update={"retention": config.retention.model_copy(update={"max_gigabytes": 2.5e-6})})
-    newest, oldest, middle = (finished(jobs, limited, days, size=1000) for days in (1, 3, 2))
-    running = finished(jobs, limited, 5, "failed", size=9000)
+    newest, oldest, middle = (finished(jobs, config, days, size=1000) for days in (1, 3, 2))
+    running = finished(jobs, config, 5, "failed", size=90_000)
     db.retry(running)
-    assert clean(limited, db) == 1
+    limited = limited_to(config, 2.5 * folder_size(config.jobs / newest.id))
+    clean(limited, db)
     assert left(limited) == {newest.id, middle.id, running.id}
     assert jobs.now(oldest).cleaned
 
 
+def limited_to(config: Config, size: float) -> Config:
+    """The configuration with this size limit, in bytes."""
+    return config.model_copy(update={"retention": config.retention.model_copy(update={"max_gigabytes": size / 1e9})})
+
+
+def test_what_is_past_its_time_goes_before_what_is_only_old(config: Config, db: Ledger, jobs: Jobs) -> None:
+    failed, done = finished(jobs, config, 15, "failed"), finished(jobs, config, 11)
+    clean(limited_to(config, 1.5 * folder_size(config.jobs / failed.id)), db)
+    assert left(config) == {failed.id}
+    assert jobs.now(done).cleaned
+
+
+def test_a_folder_is_looked_at_once_and_again_after_a_retry(config: Config, db: Ledger, jobs: Jobs) -> None:
+    done, failed = finished(jobs, config, 2), finished(jobs, config, 1, "failed")
+    size = folder_size(config.jobs / done.id)
+    clean(config, db)
+    (config.jobs / done.id / "original" / "more").write_bytes(b"x" * 8192)
+    (config.jobs / failed.id / "original" / "more").write_bytes(b"x" * 8192)
+    assert db.kept_bytes() == 2 * size
+    db.retry(jobs.now(failed))
+    assert db.kept_bytes() == size
+    jobs.plan(failed)
+    jobs.finish(jobs.now(failed), "failed")
+    assert [job.id for job in db.unmeasured(9)] == [failed.id]
+    clean(config, db)
+    assert db.kept_bytes() == size + folder_size(config.jobs / failed.id)
+
+
+def test_very_many_are_dealt_with_in_parts(
+    config: Config, db: Ledger, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_AT_ONCE", 2)
+    for days in (200, 150, 15, 12, 5):
+        finished(jobs, config, days)
+    assert [clean_up(config, db, time.time()) for _ in range(4)] == [True, True, False, False]
+    assert len(left(config)) == 1
+    assert len(db.finished(9)) == 3
+
+
+def test_a_crash_while_folders_are_removed_leaves_none_behind(
+    config: Config, db: Ledger, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expired = [finished(jobs, config, days, "failed") for days in (30, 25)]
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", crash)
+        with pytest.raises(KeyboardInterrupt):
+            clean_up(config, db, time.time())
+    assert [jobs.now(job).cleaned for job in expired] == [True, True]
+    assert left(config) == {job.id for job in expired}
+    clean(config, db)
+    assert left(config) == set()
+
+
+def crash(*_args: object, **_more: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_history_is_forgotten_after_the_folder(config: Config, db: Ledger, jobs: Jobs) -> None:
     forgotten, remembered = finished(jobs, config, 101), finished(jobs, config, 99)
-    assert clean(config, db) == 2
+    clean(config, db)
     assert db.job(forgotten.id) is None
     assert db.job(remembered.id) is not None
     assert left(config) == set()
@@ -113,7 +173,7 @@ def test_a_job_that_is_retried_while_others_are_measured_is_kept(
         return lstat(path, **more)
 
     monkeypatch.setattr(os, "lstat", retry_meanwhile)
-    assert clean(config, db) == 1
+    clean(config, db)
     assert retried.id in left(config)
     assert expired.id not in left(config)
     assert not jobs.now(retried).cleaned
@@ -130,11 +190,12 @@ def test_a_finished_job_loses_its_work_and_keeps_its_original(tmp_path: Path) ->
     drop_work(tmp_path)
 
 
-def test_a_folders_size_is_that_of_all_files_in_it(tmp_path: Path) -> None:
+def test_a_folders_size_is_what_all_in_it_takes_on_the_disk(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/one").write_bytes(b"x" * 100)
-    (tmp_path / "a/b/two").write_bytes(b"x" * 23)
-    (tmp_path / "outside").write_bytes(b"x" * 5000)
+    (tmp_path / "a/b/two").write_bytes(b"x" * 50_000)
+    (tmp_path / "outside").write_bytes(b"x" * 500_000)
     (tmp_path / "a/link").symlink_to(tmp_path / "outside")
-    assert folder_size(tmp_path / "a") == 123 + (tmp_path / "a/link").lstat().st_size
+    told = subprocess.run(["du", "-s", "--block-size=1", tmp_path / "a"], capture_output=True, text=True, check=True)
+    assert folder_size(tmp_path / "a") == int(told.stdout.split()[0]) > 50_100
     assert folder_size(tmp_path / "gone") == 0

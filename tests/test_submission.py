@@ -271,6 +271,16 @@ def test_an_inbox_that_cannot_be_written_is_named() -> None:
     assert str(caught.value) == f"{inbox}: cannot be written: Permission denied"
 
 
+def test_an_inbox_that_may_not_be_entered_is_named() -> None:
+    with TemporaryDirectory() as folder:
+        file, inbox = write(Path(folder) / "hello.txt"), Path(folder) / "closed" / "inbox"
+        Path(folder).chmod(0o755)
+        inbox.parent.mkdir(mode=0o700)
+        with as_nobody(), pytest.raises(UsageError) as caught:
+            submit_file(file, inbox)
+    assert str(caught.value) == f"{inbox}: cannot be written: Permission denied"
+
+
 def test_a_job_file_whose_folder_would_be_left_alone_is_refused(mine: Path, inbox: Path) -> None:
     write(mine / "ana.png")
     file = write(mine / "speech.tmp.toml", 'text = "Hello."\navatar = "ana.png"')

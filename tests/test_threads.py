@@ -13,7 +13,7 @@ def test_however_often_it_is_cancelled_the_thread_comes_to_its_end() -> None:
     done: list[bool] = []
 
     def work() -> None:
-        go_on.wait(10)
+        go_on.wait(60)
         done.append(True)
 
     async def cancel_often() -> bool:

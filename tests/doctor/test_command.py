@@ -85,7 +85,7 @@ def test_a_configuration_that_this_user_may_not_look_for(monkeypatch: pytest.Mon
         monkeypatch.chdir("/")
         with unprivileged():
             (finding,) = read_configuration(None).findings
-    assert (finding.status, finding.text) == ("problem", f"{closed}/atenea.toml cannot be looked at: Permission denied")
+    assert (finding.status, finding.text) == ("problem", f"{closed}/atenea.toml: cannot be read: Permission denied")
 
 
 def test_a_broken_configuration(new_instance: NewInstance) -> None:

@@ -23,13 +23,16 @@ from atenea.local_executor import LocalExecutor
 HEADER = "import os, signal, subprocess, sys, time\nfrom atenea import *\n"
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 20) -> Any:
-    deadline = time.monotonic() + seconds
+PATIENCE_SECONDS = 120.0
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         if value := condition():
             return value
         time.sleep(0.01)
-    raise AssertionError(f"still not so after {seconds} s")
+    raise AssertionError(f"still not so after {PATIENCE_SECONDS:g} s")
 
 
 def running(pid: int) -> bool:
@@ -56,7 +59,7 @@ class Bench:
         paths = {name: tmp_path / name for name in ("inbox", "outbox", "cache", "assets", "models")}
         self.config = Config(
             paths=Paths(**paths, plugins=self.plugins, state=self.state),
-            workers=Workers(cpu=2, network=2, gpu=1, cancel_seconds=5, idle_seconds=60),
+            workers=Workers(cpu=2, network=2, gpu=1, cancel_seconds=60, idle_seconds=60),
             limits=Limits(silence_seconds=60),
         )
 
@@ -121,9 +124,9 @@ class Bench:
 
         return asyncio.run(main(), debug=False)
 
-    async def until(self, condition: Callable[[], Any], seconds: float = 20) -> Any:
+    async def until(self, condition: Callable[[], Any]) -> Any:
         """What `condition` gives as soon as it is true."""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not (value := condition()):  # noqa: ASYNC110 - what other processes do sets no event
                 await asyncio.sleep(0.01)
             return value
@@ -164,7 +167,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     children = _children()
     with capture_logs() as logs:
         yield Bench(tmp_path, logs)
-    wait_for(lambda: set(threading.enumerate()) <= threads, 5)
+    wait_for(lambda: set(threading.enumerate()) <= threads)
     assert len(os.listdir("/proc/self/fd")) <= len(descriptors)
     assert _children() <= children
     assert not [pid for pid in filter(str.isdigit, os.listdir("/proc")) if _works_for(pid, tmp_path)]

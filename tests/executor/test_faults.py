@@ -130,13 +130,13 @@ DEATHS = {
     "os.kill(os.getpid(), signal.SIGKILL)": "was killed by signal 9 (out of memory?)",
     "os.kill(os.getpid(), signal.SIGSEGV)": "was killed by signal 11 (Segmentation fault)",
     # A thread still reads from the closed socket, so nothing shows but silence.
-    "os.closerange(3, 20)\ntime.sleep(3600)": "said nothing for 1 s and was ended",
+    "os.closerange(3, 20)\ntime.sleep(3600)": "said nothing for 2 s and was ended",
 }
 
 
 @pytest.mark.parametrize("death", DEATHS)
 def test_a_worker_that_dies(bench, death):
-    bench.configure(limits={"silence_seconds": 1.0})
+    bench.configure(limits={"silence_seconds": 2.0 if "closerange" in death else 60.0})
     bench.plugin("bad", f"{CHILD}print('last words', flush=True)\n{death}")
     bench.plugin("good", GOOD)
     bad, good = bench.run(bench.task("bad"), bench.task("good"))
@@ -160,12 +160,12 @@ def test_garbage_on_the_socket(bench, sent):
 
 
 def test_a_plugin_that_hangs(bench):
-    bench.configure(limits={"silence_seconds": 1.5})
+    bench.configure(limits={"silence_seconds": 2.0})
     bench.plugin("bad", f"{CHILD}time.sleep(3600)")
-    bench.plugin("slow", "for n in range(40): ctx.progress(n / 40); time.sleep(0.05)\n" + GOOD)
+    bench.plugin("slow", "for n in range(50): ctx.progress(n / 50); time.sleep(0.05)\n" + GOOD)
     bad, slow = bench.run(bench.task("bad"), bench.task("slow"))
     assert bad == Failed(
-        "the worker of tts plugin 'bad' said nothing for 1.5 s and was ended",
+        "the worker of tts plugin 'bad' said nothing for 2 s and was ended",
         transient=True,
         worker_died=True,
     )
@@ -239,7 +239,7 @@ def test_cancel_ignored(bench, body):
     bench.plugin("a", CHILD + HERE + body)
 
     async def work(executor):
-        assert 0.3 <= await cancelled(bench, executor, "a") < 3
+        assert 0.3 <= await cancelled(bench, executor, "a") < 60  # not the hour that it sleeps
         assert not executor._started_with
         assert not bench.running(int(bench.written("a", "child")))
 
@@ -257,7 +257,7 @@ def test_cancelled_twice_does_not_wait(bench):
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         running.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await asyncio.wait([running])
         assert running.cancelled()
 
@@ -338,5 +338,5 @@ def test_workers_die_with_the_daemon(bench, tmp_path, busy):
         process.kill()
     for name in ("pid", "child"):
         pid = int(bench.written("a", name))
-        bench.wait_for(lambda pid=pid: not bench.running(pid), 5)
+        bench.wait_for(lambda pid=pid: not bench.running(pid))
     assert process.returncode == -signal.SIGKILL

@@ -267,11 +267,11 @@ def test_catalogue_goes_on_without_the_plugins_that_hang_or_kill(bench):
         outcome = await executor.run(bench.task("kill"), lambda *_: None)
         return listed, outcome
 
-    listed, outcome = bench.within(work, import_seconds=2.0)
+    listed, outcome = bench.within(work, import_seconds=3.0)
     assert listed["good"]["needs"] == ["gpu"]
     assert listed["good"]["stages"] == ["tts"]
     assert listed["good"]["refused"] is None
-    assert "the worker that imported it said nothing for 2 s and was ended" in listed["hang"]["refused"]
+    assert "the worker that imported it said nothing for 3 s and was ended" in listed["hang"]["refused"]
     assert "was killed by signal 9" in listed["kill"]["refused"]
     assert "ended with exit code 3" in listed["quit"]["refused"]
     assert "is not valid Python: line 3" in listed["broken"]["refused"]
@@ -292,7 +292,7 @@ def test_a_second_executor_waits_for_the_workers_of_the_first(bench):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         starting = asyncio.create_task(later.start())
         await executor.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await starting
         await later.close()
 

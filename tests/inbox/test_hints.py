@@ -14,7 +14,7 @@ from atenea.inbox import hints as hints_module
 from atenea.inbox.hints import Hints
 from atenea.inbox.scan import Scanner
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 class Wakes:

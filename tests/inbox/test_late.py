@@ -7,7 +7,7 @@ import os
 import pytest
 
 from atenea.inbox import late, writers
-from atenea.inbox.late import bring_picture, bring_rest, make_parents, rest_folder
+from atenea.inbox.late import bring_picture, bring_rest, rest_folder
 from atenea.inbox.readings import fingerprint
 from atenea.inbox.taking import Taker
 from atenea.inbox.writers import has_writer, is_written
@@ -120,7 +120,7 @@ class TestPicture:
 
 def test_only_what_differs_is_copied_again(inbox, original):
     rest = rest_folder(inbox, "1")
-    make_parents(rest, "a.txt")
+    rest.mkdir()
     (rest / "a.txt").write_text("text")
     inode = (original / "a.txt").stat().st_ino
     bring_rest(rest, original, "a.txt")

@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             if failure.stall:
                 self.wfile.flush()
                 self.hub.stalled.set()
-                self.hub.end.wait(60)
+                self.hub.end.wait(120)
 
 
 @contextmanager

@@ -93,6 +93,7 @@ class SpeechServer:
         voices: what `GET /v1/audio/voices` lists; None: there is no such list.
         listing: what it does instead of listing: one of `ERRORS`, "html", "redirect", "reset", or a JSON text.
         key: the only one that it takes for a list; None: any.
+        slow_seconds: between the eight pieces of an answer that is "slow".
         paid: how often each text was spoken in full.
         requests: the bodies of all requests for speech, in order.
         authorizations: every value of that header.
@@ -111,6 +112,7 @@ class SpeechServer:
     listing: str = "ok"
     key: str | None = None
     session_seconds: float = 3600.0
+    slow_seconds: float = 0.05
     paid: Counter[str] = field(default_factory=Counter)
     requests: list[dict[str, Any]] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
@@ -291,7 +293,7 @@ class _Connection:
             self.writer.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
             await self.writer.drain()
             if slow:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(self.server.slow_seconds)
         self.writer.write(b"0\r\n\r\n")
         await self.writer.drain()
 

@@ -116,7 +116,7 @@ def test_report(render, make_wav, bundle):
     _, ctx = render(make_wav(CLIP + 1), seed=7, crop=[150, 50, 135])
     seconds = ctx.report.pop("seconds_per_clip")
     assert ctx.report.pop("load_seconds") >= 0
-    assert 0 < ctx.report.pop("first_clip_seconds")
+    assert ctx.report.pop("first_clip_seconds") > 0
     model = ctx.report.pop("model")
     (warning,) = ctx.report.pop("warnings")
     assert ctx.report == {
@@ -145,7 +145,7 @@ def test_report_names_what_was_downloaded(render, make_wav, bundle):
 
 
 def test_libx264_takes_the_place_of_an_encoder_that_is_not_there(render, make_wav, capsys):
-    path, ctx = render(make_wav(10), encoder="h264_nvenc")
+    path, _ = render(make_wav(10), encoder="h264_nvenc")
     assert "this GPU or its driver has no such encoder; libx264 takes its place" in capsys.readouterr().out
     with av.open(path) as video:
         assert video.streams.video[0].codec_context.name == "h264"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import structlog
 import tomli
-from plugins.openai_server import SpeechServer, tone
+from plugins.openai_server import STALL_SECONDS, SpeechServer, tone
 from pydantic import ValidationError
 
 from atenea import PermanentError, TransientError
@@ -223,14 +223,15 @@ def test_what_passes_is_tried_again(speak, server, tmp_path, behaviour):
 def test_a_server_that_hangs_is_left(speak, server, behaviour):
     server.script.append(behaviour)
     started = time.monotonic()
-    speak("Hello there.", stall_seconds=0.3)
-    assert 0.3 <= time.monotonic() - started < 5
+    speak("Hello there.", stall_seconds=1.0)
+    assert 1.0 <= time.monotonic() - started < STALL_SECONDS
     assert len(server.requests) == 2
 
 
 def test_slow_is_not_stalled(speak, server):
+    server.slow_seconds = 0.2
     server.script.append("slow")
-    speak("Hello there.", stall_seconds=0.3)  # eight times 0.05 seconds
+    speak("Hello there.", stall_seconds=1.0)  # eight times 0.2 seconds
     assert len(server.requests) == 1
 
 
@@ -281,7 +282,7 @@ def test_retry_after_is_honoured(speak, server):
     server.script.append("429")
     started = time.monotonic()
     speak("Hello there.")
-    assert 1.0 <= time.monotonic() - started < 3
+    assert time.monotonic() - started >= 1.0
 
 
 def test_a_long_retry_after_goes_to_the_daemon(speak, server):
@@ -298,7 +299,7 @@ def test_the_deadline_ends_everything(speak, server):
     started = time.monotonic()
     with pytest.raises(TransientError, match=r"not done within 0\.5 seconds"):
         speak("Hello there.", deadline_seconds=0.5)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < STALL_SECONDS
 
 
 def test_nobody_listens(speak, server):
@@ -319,7 +320,7 @@ def test_after_a_failure_what_runs_is_kept_and_nothing_new_begins(speak, server)
 
 
 @pytest.mark.parametrize("model", ["tts-1", "gpt-realtime-2.1-mini"])
-def test_cancelling_takes_less_than_a_second(speak, server, model):
+def test_cancelling_does_not_wait_for_the_server(speak, server, model):
     server.plan = lambda text, attempt: "stall" if "realtime" in model else "stall-body"
     cancelled = []
 
@@ -331,7 +332,7 @@ def test_cancelling_takes_less_than_a_second(speak, server, model):
     speak.on_progress = cancel
     with pytest.raises(Cancelled):
         speak(LONG, model=model, stall_seconds=30.0)
-    assert time.monotonic() - cancelled[0] < 1
+    assert time.monotonic() - cancelled[0] < STALL_SECONDS / 2
     assert list(speak.ctx.cache.glob("*.lock")) == []
 
 

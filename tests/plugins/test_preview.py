@@ -1,6 +1,7 @@
 """The preview plugin: exact frames, the words in time, constant memory."""
 
 import tracemalloc
+import wave
 
 import av
 import numpy as np
@@ -21,10 +22,10 @@ def preview(load_plugin):
 
 @pytest.fixture
 def render(preview, make_context, make_job):
-    def run(wav, text=None, *, timing=(), avatar=None, on_progress=lambda fraction, words: None, **options):
+    def run(wav, text=None, *, timing=(), speech=None, avatar=None, on_progress=lambda *_: None, **options):
         options = {"width": 64, "height": 64, **options}
         ctx = make_context(preview, on_progress=on_progress, **options)
-        ctx.timing = tuple(timing)
+        ctx.timing, ctx.speech = tuple(timing), speech
         return preview.render(make_job(text, avatar=avatar), wav, ctx)
 
     return run
@@ -63,13 +64,25 @@ def test_bars_and_mouth_move_with_the_voice(render, make_wav, preview, tmp_path)
     assert np.ptp(still) < 1
 
 
+def yellow(picture):
+    """How far to the right the word that is spoken is."""
+    return np.argwhere((picture[400:490, :, 0] > 180) & (picture[400:490, :, 2] < 150))[:, 1].mean()
+
+
 def test_words_light_up_when_they_are_spoken(render, make_wav, preview):
     timing = [TimedText("left", 0.0, 1.0), TimedText("right", 1.0, 2.0)]
     frames = pictures(render(make_wav(32_000), timing=timing, width=512, height=512))
-    yellow = [
-        np.argwhere((f[400:490, :, 0] > 180) & (f[400:490, :, 2] < 150))[:, 1].mean() for f in (frames[12], frames[40])
-    ]
-    assert yellow[0] < 256 < yellow[1]
+    assert yellow(frames[12]) < 256 < yellow(frames[40])
+
+
+def test_words_move_with_what_the_audio_stage_adds(render, make_wav, preview, tmp_path):
+    speech = make_wav(32_000)
+    with wave.open(str(speech)) as said, wave.open(str(tmp_path / "later.wav"), "wb") as later:
+        later.setparams(said.getparams())
+        later.writeframes(bytes(2 * 16_000) + said.readframes(-1))
+    timing = [TimedText("left", 0.0, 1.0), TimedText("right", 1.0, 2.0)]
+    video = render(tmp_path / "later.wav", timing=timing, speech=speech, width=512, height=512)
+    assert [yellow(frame) < 256 for frame in pictures(video)[37:67:29]] == [True, False]
 
 
 def test_words_without_timing_are_spread(render, make_wav):

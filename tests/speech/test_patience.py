@@ -76,11 +76,11 @@ def test_the_time_is_over_in_the_middle_of_an_attempt():
 
 
 def test_a_wait_beyond_the_end_is_not_begun():
-    attempt = Attempt(1, TransientError("busy", retry_after=5))
+    attempt = Attempt(1, TransientError("busy", retry_after=500))
     started = time.monotonic()
     with pytest.raises(TransientError):
-        persist(attempt, seconds=1)
-    assert time.monotonic() - started < 0.5
+        persist(attempt, seconds=100)
+    assert time.monotonic() - started < 60
 
 
 def test_a_limit_of_one_holds_all():

@@ -135,6 +135,6 @@ def test_what_is_speech(text, speech):
     "text", ["." * 200_000, " \n" * 100_000, ". " * 100_000, "\n" * 200_000, "a" * 200_000, '."' * 99_999]
 )
 def test_no_text_takes_long(text):
-    started = time.monotonic()
+    started = time.process_time()  # of this process, however busy the machine is
     assert "".join(piece.text for piece in split(text)) == text
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 10

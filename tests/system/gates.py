@@ -98,7 +98,8 @@ class Gates:
     def calls(self, stage: str | None = None, name: str | None = None) -> list[dict[str, Any]]:
         """The calls so far, of all stages or one of them."""
         path: Path = self._folder / "calls"
-        calls = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []  # the last one may be half written
+        calls = [json.loads(line) for line in lines]
         return [call for call in calls if stage in {None, call["stage"]} and name in {None, call["name"]}]
 
     def wait(self, stage: str, number: int = 1) -> dict[str, Any]:

@@ -12,7 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PATIENCE_SECONDS = 60.0
+from atenea.config import load_config
+from atenea.control import look
+
+PATIENCE_SECONDS = 120.0
+"""For what must come; only a failure takes so long, and a busy machine must not look like one."""
 
 
 def wait_until(condition: Callable[[], Any], what: str = "the condition") -> Any:
@@ -40,10 +44,15 @@ class Instance:
         self.configure(config)
 
     def configure(self, config: str) -> None:
-        """Write the configuration; unless it says otherwise, files settle fast, and videos are not marked."""
+        """Write the configuration.
+
+        Unless it says otherwise, files settle fast, two stages run at once however many processors there are, and
+        videos are not marked.
+        """
         watch = "" if "[watch]" in config else "[watch]\nsettle_seconds = 0.1\nrescan_seconds = 1\n"
+        workers = "" if "[workers]" in config else "\n[workers]\ncpu = 2\n"
         marks = "" if "provenance" in config else "\n[post.provenance]\nenabled = false\n"
-        (self.folder / "atenea.toml").write_text(watch + config + marks)
+        (self.folder / "atenea.toml").write_text(watch + config + workers + marks)
 
     def plugin(self, name: str, code: str) -> None:
         """Drop a plugin into the plugins folder."""
@@ -93,10 +102,10 @@ class Instance:
         return code
 
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
-        """The lines of the log, all or those of one kind."""
+        """The lines of the log, all or those of one kind; without what is being written, or was when it was killed."""
         if not self.log.exists():
             return []
-        lines = [line for line in self.log.read_text().splitlines() if line.startswith("{")]
+        lines = [line for line in self.log.read_text().split("\n") if line.startswith("{") and line.endswith("}")]
         return [entry for entry in map(json.loads, lines) if event in {None, entry["event"]}]
 
     def drop(self, name: str, content: str | bytes) -> Path:
@@ -122,12 +131,17 @@ class Instance:
 
     def wait_for_state(self, name: str, state: str) -> dict[str, Any]:
         """Wait until the job is in a state."""
+        return self.wait_for_job(name, lambda job: job["state"] == state, f"to be {state}")
 
-        def look() -> dict[str, Any] | None:
-            jobs = [job for job in self.ask("jobs")["jobs"] if job["name"] == name]
-            return jobs[0] if jobs and jobs[0]["state"] == state else None
+    def wait_for_job(self, name: str, condition: Callable[[dict[str, Any]], object], what: str) -> dict[str, Any]:
+        """Wait until the job, as `atenea jobs` shows it, is as the condition wants it; asks without that command."""
+        config = load_config(self.folder / "atenea.toml")
 
-        found: dict[str, Any] = wait_until(look, f"{name} to be {state}")
+        def find() -> dict[str, Any] | None:
+            jobs = [job for job in look(config, "jobs")["jobs"] if job["name"] == name]
+            return jobs[0] if jobs and condition(jobs[0]) else None
+
+        found: dict[str, Any] = wait_until(find, f"{name} {what}")
         return found
 
 

@@ -153,8 +153,8 @@ def test_hostile_names_become_safe_ones(stub: Instance, name: bytes, stem: str) 
     assert report(stub, stem)["name"] == stem
     assert stub.outputs() == sorted([f"{stem}.json", f"{stem}.mp4"])
     assert os.listdir(stub.inbox) == []
-    [job] = stub.ask("jobs")["jobs"]
-    assert (job["name"], job["state"]) == (stem, "done")
+    job = stub.wait_for_state(stem, "done")
+    assert [each["id"] for each in stub.ask("jobs")["jobs"]] == [job["id"]]
     listed = stub.atenea("jobs").stdout
     assert listed.startswith(f"{job['id']}\t{stem}\tdone\t")
     assert listed.count("\n") == 1

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from system.instance import RENDER_STUB, Instance, NewInstance, wait_until
+from system.instance import PATIENCE_SECONDS, RENDER_STUB, Instance, NewInstance, wait_until
+
+from atenea.config import load_config
+from atenea.control import look
 
 WAITING = """
 @hookimpl
@@ -31,12 +35,7 @@ def waiting(new_instance: NewInstance) -> Instance:
 
 
 def running(instance: Instance, name: str) -> dict[str, object]:
-    def look() -> dict[str, object] | None:
-        job = next((job for job in instance.ask("jobs")["jobs"] if job["name"] == name), None)
-        return job if job and job["fraction"] == 0.25 else None
-
-    found: dict[str, object] = wait_until(look, f"{name} to run")
-    return found
+    return instance.wait_for_job(name, lambda job: job["fraction"] == 0.25, "to run")
 
 
 def test_submit_and_wait_prints_the_video(new_instance: NewInstance, tmp_path: Path) -> None:
@@ -142,10 +141,11 @@ def test_retry_goes_on_after_the_last_finished_stage(new_instance: NewInstance) 
     instance.drop("again.txt", "Hello.")
     answer = instance.output("again.error.txt").read_text()
     assert answer.splitlines()[0] == "render plugin 'stub': the lamp is broken"
-    assert instance.job("again")["state"] == "failed"
+    instance.wait_for_state("again", "failed")
 
     instance.plugin("stub", RENDER_STUB)
     os.kill(instance.process.pid, 1)  # SIGHUP: plugins are loaded anew
+    wait_until(lambda: instance.events("configuration reloaded"), "the reload")
     instance.atenea("retry", "again")
     instance.output("again.mp4")
     wait_until(lambda: instance.outputs() == ["again.json", "again.mp4"], "the error file to go")
@@ -256,7 +256,7 @@ def test_names_that_are_no_utf8_are_checked_and_submitted(new_instance: NewInsta
         done = subprocess.run(
             instance.command(command, os.fspath(text), "--config", config),
             capture_output=True,
-            timeout=60,
+            timeout=PATIENCE_SECONDS,
             env=instance.environment,
             cwd=instance.folder,
             check=False,
@@ -273,19 +273,32 @@ def test_generate_can_be_interrupted(new_instance: NewInstance, tmp_path: Path) 
     command = instance.command("generate", "-i", str(text), "-o", str(tmp_path / "o.mp4"), "--config", "atenea.toml")
     process = subprocess.Popen(command, cwd=instance.folder, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    while "waiting: 25%" not in process.stderr.readline():
-        pass
+    assert any("waiting: 25%" in line for line in process.stderr)
     process.send_signal(2)
-    assert process.wait(60) == 130
+    assert process.wait(PATIENCE_SECONDS) == 130
     process.stderr.close()
     assert sorted(os.listdir(tmp_path)) == ["instance-0", "words.txt"]
+
+
+def test_what_the_machine_refuses_is_one_line(new_instance: NewInstance) -> None:
+    name = "x" * 300 + ".txt"
+    assert new_instance().atenea("check", name, code=1).stderr == f"atenea: {name}: File name too long\n"
+
+
+def test_without_a_command_there_is_help() -> None:
+    alone, asked = (
+        subprocess.run(
+            [sys.executable, "-m", "atenea", *words], capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
+        for words in ([], ["--help"])
+    )
+    assert (alone.returncode, alone.stdout, alone.stderr) == (2, "", asked.stdout)
 
 
 def test_usage_errors_are_one_line_and_exit_2(new_instance: NewInstance) -> None:
     instance = new_instance()
     done = instance.atenea("run", "--onec", code=2)
-    assert done.stderr.startswith("atenea: No such option: --onec")
-    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr == "atenea: No such option: --onec (Possible options: --once); see atenea run --help\n"
     instance.configure("[watch]\nsettle = 1\n[tts]\nplugin = 3\n")
     done = instance.atenea("jobs", code=2)
     file = instance.folder / "atenea.toml"
@@ -316,11 +329,15 @@ def test_the_socket_is_for_the_group_and_a_second_daemon_is_refused(waiting: Ins
 
 
 def test_changes_show_within_a_second(waiting: Instance) -> None:
-    waiting.drop("long.txt", "Hello.")
-    running(waiting, "long")
-    waiting.atenea("cancel", "long")
-    deadline = time.monotonic() + 1
-    states = []
-    while time.monotonic() < deadline and states[-1:] != ["cancelled"]:
-        states.append(waiting.ask("jobs")["jobs"][0]["state"])
-    assert states[-1] == "cancelled"
+    """One time in ten is enough: a busy machine may hold everything up for longer."""
+    config = load_config(waiting.folder / "atenea.toml")
+
+    def seconds_to_show(name: str) -> float:
+        waiting.drop(f"{name}.txt", "Hello.")
+        running(waiting, name)
+        waiting.atenea("cancel", name)
+        began = time.monotonic()
+        wait_until(lambda: look(config, "show", job=name)["state"] == "cancelled", f"{name} to be cancelled")
+        return time.monotonic() - began
+
+    assert any(seconds_to_show(f"job{number}") < 1 for number in range(10))

@@ -8,7 +8,7 @@ import wave
 from pathlib import Path
 
 import av
-from system.instance import Instance, NewInstance
+from system.instance import PATIENCE_SECONDS, Instance, NewInstance
 
 HELLO = "Hello from atenea. This is a test."
 
@@ -110,7 +110,7 @@ def test_an_instance_without_any_configuration_works(new_instance: NewInstance) 
     import subprocess
 
     done = subprocess.run(
-        instance.command("run", "--once"), cwd=instance.folder, capture_output=True, text=True, timeout=60
+        instance.command("run", "--once"), cwd=instance.folder, capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )
     assert (done.returncode, done.stdout) == (0, f"{instance.outbox / 'hello.mp4'}\n"), done.stderr
     assert instance.outputs() == ["hello.json", "hello.mp4"]

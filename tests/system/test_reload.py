@@ -63,11 +63,13 @@ def test_everything_but_the_folders_can_change_at_run_time(new_instance: NewInst
         "render plugin 'moody': not now (given up after 2 attempts)"
     )
     instance.drop("gated.txt", "Gated.")
-    instance.drop("waiting.txt", "Waiting.")
     gates.wait("render")
+    instance.drop("waiting.txt", "Waiting.")
     progress = instance.output("gated.progress.txt")
     # One slot for the CPU now: the other job stays where it is.
-    assert [job["running"] for job in instance.ask("jobs")["jobs"] if job["name"] == "waiting"] == [False]
+    wait_until(lambda: "waiting" in [event["name"] for event in instance.events("job accepted")], "the other job")
+    instance.wait_for_job("waiting", lambda job: job["state"] == "queued" and not job["running"], "to wait")
+    assert gates.calls("tts", "waiting") == []
     reload(instance, CONFIG)
     wait_until(lambda: not progress.exists(), "the progress file to go")
     gates.open("render")
@@ -129,6 +131,6 @@ def test_plugins_are_loaded_anew_for_the_jobs_that_follow(new_instance: NewInsta
     instance.drop("one.txt", "One.")
     assert stages(instance, "one")[-1]["report"] == {"version": 1}
     instance.plugin("note", note.format(2))
-    hang_up(instance)
+    reload(instance, STUB + "[post]\nplugins = ['note']\n")
     instance.drop("two.txt", "Two.")
     assert stages(instance, "two")[-1]["report"] == {"version": 2}

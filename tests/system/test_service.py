@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from system.gates import CONFIG, Gates
-from system.instance import NewInstance, wait_until
+from system.instance import PATIENCE_SECONDS, NewInstance, wait_until
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def manager() -> Iterator[socket.socket]:
     """The socket on which a service manager listens."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(f"{folder}/notify")
-        server.settimeout(60)
+        server.settimeout(PATIENCE_SECONDS)
         yield server
 
 
@@ -147,7 +147,7 @@ def test_signs_of_life_come_until_a_look_into_the_inbox_hangs(
         with pytest.raises(TimeoutError):
             while True:
                 assert manager.recv(4096) == b"WATCHDOG=1"
-        manager.settimeout(60)
+        manager.settimeout(PATIENCE_SECONDS)
         assert instance.ask("jobs")["jobs"] == []  # all else goes on
     assert manager.recv(4096) == b"WATCHDOG=1"
     assert instance.stop() == 0
@@ -171,9 +171,13 @@ def test_workers_do_not_speak_to_the_manager(new_instance: NewInstance, manager:
     instance.drop("hello.txt", "Hello.")
     instance.start()
     manager.settimeout(0.05)
-    while not (instance.outbox / "hello.mp4").exists():
+
+    def finished() -> bool:
         with suppress(TimeoutError):
             manager.recv(4096)  # who does not read lets the daemon wait
+        return (instance.outbox / "hello.mp4").exists()
+
+    wait_until(finished, "the video")
     assert instance.stop() == 0
     assert json.loads((instance.outbox / "hello.json").read_text())["stages"][-1].get("report") == {"seen": []}
 

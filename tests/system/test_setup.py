@@ -62,9 +62,10 @@ def python() -> str:
 @pytest.fixture(scope="module")
 def environment(python: str, pytestconfig: pytest.Config) -> list[str]:
     """What commands find in their environment: pip takes all from a folder, which is kept for the next time."""
-    key = hashlib.sha256((REPOSITORY / "pyproject.toml").read_bytes() + python.encode()).hexdigest()[:12]
+    packages = [f"{REPOSITORY}[provenance,systemd]", "hatchling"]
+    key = hashlib.sha256((REPOSITORY / "pyproject.toml").read_bytes() + repr((python, packages)).encode())
     assert pytestconfig.cache
-    wheels = pytestconfig.cache.mkdir("wheels") / key
+    wheels = pytestconfig.cache.mkdir("wheels") / key.hexdigest()[:12]
     with (wheels.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not wheels.is_dir():
@@ -72,7 +73,7 @@ def environment(python: str, pytestconfig: pytest.Config) -> list[str]:
                 shutil.rmtree(old)
             fresh = wheels.with_suffix(".part")
             command = [sys.executable, "-m", "pip", "--python", PYTHON, "wheel", "--quiet", "--wheel-dir", str(fresh)]
-            subprocess.run([*command, f"{REPOSITORY}[systemd]", "hatchling"], check=True, timeout=300)
+            subprocess.run([*command, *packages], check=True, timeout=300)
             fresh.rename(wheels)
     return ["env", "-i", f"PATH={PATH}", "USER=ana", "PIP_NO_INDEX=1", f"PIP_FIND_LINKS={wheels}"]
 
@@ -113,7 +114,7 @@ def test_the_documented_commands_on_a_machine_with_systemd(
         "user atenea: made",
         "/etc/tmpfiles.d/atenea.conf: written",
         "/etc/atenea/atenea.toml: written",
-        "program: installing with systemd, which takes a while",
+        "program: installing with provenance,systemd, which takes a while",
         f"program: {ATENEA}, in /opt/atenea/venv",
         "/etc/systemd/system/atenea.service: written",
         "service: runs",
@@ -137,7 +138,7 @@ def test_the_documented_commands_on_a_machine_with_systemd(
     assert type_in(install.replace("setup.sh", "setup.sh --offline")) == [
         *unchanged,
         "service: stopping; its jobs go on afterwards",
-        "program: installing with systemd, which takes a while",
+        "program: installing with provenance,systemd, which takes a while",
         f"program: {ATENEA}, in /opt/atenea/venv",
         "/etc/systemd/system/atenea.service.d/cpu-only.conf: written",
         "service: runs",
@@ -145,6 +146,7 @@ def test_the_documented_commands_on_a_machine_with_systemd(
     ]
     assert machine.show("MainPID") != before
     machine.run_as("ana", "atenea", "resume")
+    machine.output("later.mp4")
     wait_until(lambda: machine.job("later")["state"] == "done", "the job to go on")
     assert machine.run("cat", "/etc/atenea/atenea.toml") == configuration
 
@@ -244,7 +246,7 @@ def test_the_documented_commands_in_a_container(
             *made,
             "/etc/atenea/atenea.toml: written",
             "hallo2: left out, for there is no NVIDIA driver; install one (docs/setup.md), then run this again",
-            "program: installing, which takes a while",
+            "program: installing with provenance, which takes a while",
             f"program: {ATENEA}, in /opt/atenea/venv",
             *farewell,
         ]

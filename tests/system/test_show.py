@@ -15,13 +15,19 @@ from atenea.job_files import job_files
 from atenea.rows import StepRow
 
 SECOND_TIME_LUCKY = (
-    RENDER_STUB.replace("@hookimpl\ndef render", "def draw")
+    RENDER_STUB.replace("@hookimpl\ndef render", "def draw").replace("import wave", "import time, wave")
     + """
 @hookimpl
 def render(job, wav, ctx):
     ctx.log.warning("the lamp flickers", watts=40)
-    print("printed by the plugin")
-    if not (ctx.workdir / "tried").exists():
+    tried = (ctx.workdir / "tried").exists()
+    print("printed by the plugin", flush=True)
+    # What is printed has a way of its own to the daemon, and counts for the job as long as the job's stage runs.
+    log = next(folder for folder in ctx.workdir.parents if (folder / "log.jsonl").exists()) / "log.jsonl"
+    while log.read_text().count("printed by the plugin") < 1 + tried:
+        time.sleep(0.01)
+    if not tried:
+        time.sleep(0.1)
         (ctx.workdir / "tried").touch()
         raise TransientError("the lamp is cold")
     return draw(job, wav, ctx)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from system.gates import CONFIG, Gates
-from system.instance import Instance, NewInstance, wait_until
+from system.instance import PATIENCE_SECONDS, Instance, NewInstance
 from system.screen import Screen
 
 from atenea.cli.gpus import Gpu, parse_gpus
@@ -135,7 +135,7 @@ def test_in_a_pipe_a_line_is_printed_for_each_change(new_instance: NewInstance) 
         assert job["state"] == "render"
     for process in (plain, objects):
         process.send_signal(signal.SIGINT)
-        rest, said = process.communicate(timeout=60)
+        rest, said = process.communicate(timeout=PATIENCE_SECONDS)
         assert (process.returncode, rest) == (0, "")
         assert said == ("the daemon is running\n" if process is plain else "")
 
@@ -155,11 +155,9 @@ def test_a_render_begins_with_the_time_that_the_last_one_took(new_instance: NewI
     instance.start()
     instance.drop("second.txt", "Hello.")
     gates.wait("render", 2)
-    job = wait_until(
-        lambda: next((job for job in instance.ask("jobs")["jobs"] if job["fraction"] == 0.25), None), "the render"
-    )
-    assert (job["name"], job["render_seconds"], job["frames_per_second"]) == ("second", 4000.0, None)
-    assert 2000 < job["seconds_left"] < 3000  # of three quarters, less the time since it began
+    job = instance.wait_for_job("second", lambda job: job["fraction"] == 0.25, "to render")
+    assert (job["render_seconds"], job["frames_per_second"]) == (4000.0, None)
+    assert 2000 < job["seconds_left"] <= 3000  # of three quarters, less the time since it began
     assert instance.job("second")["render_seconds"] == 4000.0
 
 

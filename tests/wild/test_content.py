@@ -6,7 +6,7 @@ import os
 import time
 
 import pytest
-from system.instance import Instance, NewInstance
+from system.instance import Instance, NewInstance, wait_until
 from wild.tools import SETTLE_SECONDS, assert_once, refusal, said, taken, visible, wild
 
 
@@ -21,7 +21,8 @@ def test_0_bytes(inbox: Instance) -> None:
 
 def test_0_bytes_that_are_filled_later(inbox: Instance) -> None:
     path = inbox.drop("filled.txt", b"")
-    time.sleep(4 * SETTLE_SECONDS)
+    inbox.drop("before-filled.txt", "Another job, which settles no sooner.")
+    wait_until(lambda: taken(inbox, "before-filled"), "the empty file to have been looked at")
     path.write_text("Hello.")
     assert_once(inbox, "filled", "Hello.")
 

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from system.instance import Instance, wait_until
-from wild.tools import assert_once, needs, run, said, taken, visible, wild
+from wild.tools import assert_once, needs, run, said, taken, visible
 
 CTRL_O, CTRL_X, ESCAPE = "C-o", "C-x", "Escape"
-SLOW_SETTLING = 1.0
-"""Longer than these programs take between two saves, on a busy machine too."""
 
 
-@pytest.fixture(scope="module")
-def inbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """One running instance, which is not so fast to take a file."""
-
-    def make(config: str) -> Instance:
-        return Instance(tmp_path_factory.mktemp("instance"), config)
-
-    instance = wild(make, settle=SLOW_SETTLING).start()
-    yield instance
-    if instance.process:
-        instance.stop(9)
+@pytest.fixture
+def inbox(patient: Instance) -> Instance:
+    """Files settle later than these programs take between two saves."""
+    return patient
 
 
 class Terminal:
@@ -109,14 +99,12 @@ def test_emacs(inbox: Instance) -> None:
 
 def test_sed_in_place(inbox: Instance) -> None:
     """It writes a new file under a name of its own, and renames it."""
-    path = inbox.drop("sed.txt", "Hello, world.")
-    run("sed", "-i.bak", "s/world/atenea/", path)
+    run("sh", "-c", 'echo "Hello, world." >sed.txt; sed -i.bak s/world/atenea/ sed.txt', cwd=inbox.inbox)
     assert said(inbox, "sed") == "Hello, atenea."
     assert taken(inbox, "sed") == 1
     assert visible(inbox.inbox, "sed") == ["sed.txt.bak"]
 
 
 def test_a_touch_before_it_is_taken(inbox: Instance) -> None:
-    path = inbox.drop("touch.txt", "Hello.")
-    run("touch", path)
+    run("sh", "-c", "echo Hello. >touch.txt; touch touch.txt", cwd=inbox.inbox)
     assert_once(inbox, "touch", "Hello.")

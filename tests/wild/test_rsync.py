@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from system.instance import Instance, wait_until
+from system.instance import PATIENCE_SECONDS, Instance, wait_until
 from wild.tools import assert_once, avatar, long_text, needs, picture, run, running, said, send, sha256, stall, taken
 
 SLOW = "--bwlimit=200"
@@ -46,8 +46,8 @@ def test_rsync_inplace_stalled(inbox: Instance, tmp_path: Path) -> None:
     """The job gets all of it, but rsync does not find the file where it was, and may say so (code 23)."""
     path = source(tmp_path, "inplace-stalled")
     with running("rsync", SLOW, "--inplace", path, f"{inbox.inbox}/") as rsync:
-        stall(rsync, inbox, "inplace-stalled")
-        assert rsync.wait(30) in {0, 23}
+        stall(rsync, inbox, "inplace-stalled", len(LONG))
+        assert rsync.wait(PATIENCE_SECONDS) in {0, 23}
     assert_once(inbox, "inplace-stalled", LONG)
 
 
@@ -78,7 +78,7 @@ def interrupt(rsync: subprocess.Popen[bytes], instance: Instance, name: str) -> 
     """Press Ctrl-C in the middle."""
     wait_until(lambda: any(part.stat().st_size for part in instance.inbox.glob(f".{name}.txt.*")), "the upload")
     send(rsync, signal.SIGINT)
-    rsync.wait(10)
+    rsync.wait(PATIENCE_SECONDS)
 
 
 def test_rsync_of_a_text_with_its_picture(inbox: Instance, tmp_path: Path) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import getpass
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from system.instance import Instance, wait_until
-from wild.tools import assert_once, long_text, needs, refusal, run, running, said, send, stall, taken
+from system.instance import PATIENCE_SECONDS, Instance, wait_until
+from wild.tools import assert_once, free_port, long_text, needs, refusal, run, running, said, send, stall, taken
 
 SSHD_CONFIG = """
 Port {port}
@@ -30,6 +29,9 @@ LONG = long_text(600_000)
 SLOW = ("-l", "2000")
 """Kilobits per second: the long text takes more than two seconds, with pauses longer than the settle time."""
 
+SLOWER = ("-l", "500")
+"""For what is interrupted and never comes to its end."""
+
 
 class Server:
     """An sshd on loopback, and the options with which clients reach it."""
@@ -38,8 +40,7 @@ class Server:
         sshd = needs("sshd", "openssh-server")
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)  # which the Debian package's unit would have made
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         for key in ("host_key", "key"):
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key)
         (folder / "sshd_config").write_text(SSHD_CONFIG.format(port=self.port, folder=folder))
@@ -58,7 +59,7 @@ class Server:
     def stop(self) -> None:
         """End it; its sessions end with their clients."""
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +92,15 @@ def test_scp_throttled(server: Server, inbox: Instance, tmp_path: Path) -> None:
 def test_scp_stalled(server: Server, inbox: Instance, tmp_path: Path) -> None:
     source = upload(tmp_path, "stalled", LONG)
     with running("scp", *SLOW, *server.options, source, f"127.0.0.1:{inbox.inbox}") as scp:
-        stall(scp, inbox, "stalled")
-        assert scp.wait(30) == 0
+        stall(scp, inbox, "stalled", len(LONG))
+        assert scp.wait(PATIENCE_SECONDS) == 0
     assert_once(inbox, "stalled", LONG)
 
 
 def test_scp_interrupted(server: Server, inbox: Instance, tmp_path: Path) -> None:
     """Nothing tells the part from a whole file: it is spoken; what is sent again is a job of its own."""
     source = upload(tmp_path, "interrupted", LONG)
-    with running("scp", *SLOW, *server.options, source, f"127.0.0.1:{inbox.inbox}") as scp:
+    with running("scp", *SLOWER, *server.options, source, f"127.0.0.1:{inbox.inbox}") as scp:
         wait_until(lambda: taken(inbox, "interrupted"), "the part to settle")
         send(scp, signal.SIGKILL)
     part = said(inbox, "interrupted")
@@ -134,14 +135,14 @@ def test_sftp_stalled(server: Server, inbox: Instance, tmp_path: Path) -> None:
     source = upload(tmp_path, "sftp-stalled", LONG)
     (tmp_path / "batch").write_text(f"put {source} {inbox.inbox}/\n")
     with running("sftp", *SLOW, *server.options, "-b", tmp_path / "batch", "127.0.0.1") as sftp:
-        stall(sftp, inbox, "sftp-stalled")
-        assert sftp.wait(30) == 0
+        stall(sftp, inbox, "sftp-stalled", len(LONG))
+        assert sftp.wait(PATIENCE_SECONDS) == 0
     assert_once(inbox, "sftp-stalled", LONG)
 
 
 def test_sftp_interrupted(server: Server, inbox: Instance, tmp_path: Path) -> None:
     (tmp_path / "batch").write_text(f"put {upload(tmp_path, 'sftp-cut', LONG)} {inbox.inbox}/\n")
-    with running("sftp", *SLOW, *server.options, "-b", tmp_path / "batch", "127.0.0.1") as sftp:
+    with running("sftp", *SLOWER, *server.options, "-b", tmp_path / "batch", "127.0.0.1") as sftp:
         wait_until(lambda: taken(inbox, "sftp-cut"), "the part to settle")
         send(sftp, signal.SIGKILL)
     assert LONG.startswith(said(inbox, "sftp-cut"))

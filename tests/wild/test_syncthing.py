@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import urllib.request
 import xml.etree.ElementTree as ET
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from system.instance import Instance, wait_until
-from wild.tools import assert_once, avatar, needs, picture, rests, run, said, sha256, taken, visible, wild
+from system.instance import PATIENCE_SECONDS, Instance, wait_until
+from wild.tools import assert_once, avatar, free_port, needs, picture, rests, run, said, sha256, taken, visible, wild
 
 _OFF = {
     "globalAnnounceEnabled": "false",
@@ -41,7 +40,7 @@ class Syncthing:
         self._file = home / "config.xml"
         self._config = ET.parse(self._file)
         self.id = self._config.findall("device")[0].attrib["id"]
-        self.address, self._gui = free_address(), free_address()
+        self.address, self._gui = (f"127.0.0.1:{free_port()}" for _ in range(2))
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, peer: Syncthing) -> None:
@@ -82,7 +81,7 @@ class Syncthing:
         """The answer of the REST interface."""
         headers = {"X-API-Key": "key"}
         request = urllib.request.Request(f"http://{self._gui}/rest/{path}", headers=headers, data=b"" if post else None)
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
             body = answer.read()
         return json.loads(body) if body else None
 
@@ -101,7 +100,7 @@ class Syncthing:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(20)
+            self._process.wait(PATIENCE_SECONDS)
 
 
 class Pair:
@@ -119,11 +118,6 @@ class Pair:
 
     def wait(self) -> None:
         wait_until(lambda: self.people.is_connected() and self.server.is_connected(), "the two to meet")
-
-
-def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +174,8 @@ def test_a_conflict(pair: Pair) -> None:
     pair.people.ask(f"system/resume?device={pair.server.id}", post=True)
     [conflict] = wait_until(lambda: list(pair.instance.inbox.glob("both.sync-conflict-*.txt")), "the conflict")
     winner = ({*texts.values()} - {conflict.read_text()}).pop()
-    wait_until(lambda: (pair.instance.inbox / "both.txt").read_text() == winner, "the winner")
+    both = pair.instance.inbox / "both.txt"  # which is not there while the winner takes the loser's place
+    wait_until(lambda: both.exists() and both.read_text() == winner, "the winner")
     pair.instance.start()
     assert said(pair.instance, "both") == winner
     assert rests(pair.instance.inbox) == []

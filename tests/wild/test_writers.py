@@ -13,6 +13,7 @@ from system.gates import CONFIG, Gates
 from system.instance import Instance, NewInstance, wait_until
 from wild.tools import (
     SETTLE_SECONDS,
+    SLOW_SETTLING,
     assert_once,
     avatar,
     mounted,
@@ -29,7 +30,7 @@ from wild.tools import (
 STALL = 5 * SETTLE_SECONDS
 HALVES = ("The first half, ", "and the second.")
 WHOLE = "".join(HALVES)
-SHORT_PAUSE = SETTLE_SECONDS / 4
+SHORT_PAUSE = SLOW_SETTLING / 20
 
 
 @pytest.fixture
@@ -79,13 +80,13 @@ def test_a_writer_that_outlives_the_daemon_on_another_mount(elsewhere: Instance)
     assert_once(elsewhere, "outlives", WHOLE)
 
 
-def test_a_writer_that_opens_and_closes_repeatedly(inbox: Instance) -> None:
-    path = inbox.inbox / "pieces.txt"
-    for number in range(20):
+def test_a_writer_that_opens_and_closes_repeatedly(patient: Instance) -> None:
+    path = patient.inbox / "pieces.txt"
+    for number in range(25):
         with path.open("a") as upload:
             upload.write(f"{number} ")
         time.sleep(SHORT_PAUSE)
-    assert_once(inbox, "pieces", " ".join(map(str, range(20))))
+    assert_once(patient, "pieces", " ".join(map(str, range(25))))
 
 
 def test_a_writer_that_preallocates_the_final_size(inbox: Instance) -> None:
@@ -106,7 +107,7 @@ def test_a_writer_through_a_memory_map(inbox: Instance) -> None:
     for position, half in ((0, HALVES[0]), (len(HALVES[0]), HALVES[1])):
         memory[position : position + len(half)] = half.encode()
         time.sleep(STALL)
-    assert taken(inbox, "mapped") == 1
+    wait_until(lambda: taken(inbox, "mapped"), "the file to be taken")
     memory.close()
     assert_once(inbox, "mapped", WHOLE)
 
@@ -140,24 +141,27 @@ def assert_said_after_refusal(instance: Instance, name: str) -> None:
     wait_until(lambda: not (instance.outbox / f"{name}.error.txt").exists(), "the answer to go")
 
 
-def test_a_picture_just_after_its_text(inbox: Instance) -> None:
-    inbox.drop("face.txt", "Hello.")
-    inbox.drop("face.png", picture())
-    assert_once(inbox, "face", "Hello.")
-    assert avatar(inbox, "face") == sha256(picture())
+def test_a_picture_just_after_its_text(patient: Instance) -> None:
+    face = picture()
+    patient.drop("face.txt", "Hello.")
+    patient.drop("face.png", face)
+    assert_once(patient, "face", "Hello.")
+    assert avatar(patient, "face") == sha256(face)
 
 
-def test_a_picture_that_is_still_uploaded_under_another_name(inbox: Instance) -> None:
-    part = inbox.inbox / ".syncthing.slow.png.tmp"
+def test_a_picture_that_is_still_uploaded_under_another_name(patient: Instance) -> None:
+    face = picture()
+    part = patient.inbox / ".syncthing.slow.png.tmp"
     part.write_bytes(b"")
-    inbox.drop("slow.txt", "Hello.")
-    for byte in range(0, len(picture()), 1000):
+    patient.drop("slow.txt", "Hello.")
+    size = len(face) // 25 + 1
+    for byte in range(0, len(face), size):
         with part.open("ab") as upload:
-            upload.write(picture()[byte : byte + 1000])
+            upload.write(face[byte : byte + size])
         time.sleep(SHORT_PAUSE)
-    part.rename(inbox.inbox / "slow.png")
-    assert_once(inbox, "slow", "Hello.")
-    assert avatar(inbox, "slow") == sha256(picture())
+    part.rename(patient.inbox / "slow.png")
+    assert_once(patient, "slow", "Hello.")
+    assert avatar(patient, "slow") == sha256(face)
 
 
 @pytest.mark.parametrize("mount", ["same mount", "another mount"])

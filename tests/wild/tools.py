@@ -6,19 +6,25 @@ import hashlib
 import io
 import json
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
-from system.instance import RENDER_STUB, Instance, NewInstance, wait_until
+from system.instance import PATIENCE_SECONDS, RENDER_STUB, Instance, NewInstance, wait_until
 
 SETTLE_SECONDS = 0.2
+SLOW_SETTLING = 1.5
+"""Longer than a test or a program is held up between two writes, on a busy machine too."""
+
 LIMITS = "[limits]\ntext_characters = 1_000_000\n"
 PLUGINS = "[tts]\nplugin = 'telling'\n[render]\nplugin = 'stub'\n"
 WATCH = "[watch]\nsettle_seconds = {settle}\nrescan_seconds = {rescan}\npolling = {polling}\n"
@@ -123,9 +129,10 @@ def needs(program: str, package: str) -> str:
     return found
 
 
-def run(*command: str | Path, code: int | None = 0, text: str | None = None, env: dict[str, str] | None = None) -> str:
-    """Run a program to its end; what it printed."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, input=text, timeout=60, env=env)
+def run(*command: str | Path, code: int | None = 0, text: str | None = None, **where: Any) -> str:
+    """Run a program to its end, `where` as `subprocess.run` takes it; what it printed."""
+    words = list(map(str, command))
+    done = subprocess.run(words, capture_output=True, text=True, input=text, timeout=PATIENCE_SECONDS, **where)
     assert code is None or done.returncode == code, (command, done.returncode, done.stdout, done.stderr)
     return done.stdout
 
@@ -141,7 +148,7 @@ def running(*command: str | Path) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         for number in (signal.SIGKILL, signal.SIGCONT):
             send(process, number)
-        process.wait(10)
+        process.wait(PATIENCE_SECONDS)
 
 
 def send(process: subprocess.Popen[bytes], number: int) -> None:
@@ -152,13 +159,27 @@ def send(process: subprocess.Popen[bytes], number: int) -> None:
         pass
 
 
-def stall(process: subprocess.Popen[bytes], instance: Instance, name: str) -> None:
-    """Stop an upload in its middle, until the daemon has noticed and is still waiting a while later."""
+def stall(process: subprocess.Popen[bytes], instance: Instance, name: str, size: int) -> None:
+    """Stop an upload in its middle, until the daemon has noticed and is still waiting a while later.
+
+    An upload that has come to its end by then, because the machine is busy, cannot be stopped any more.
+    """
     wait_until(lambda: taken(instance, name), f"the part of {name} to settle")
     send(process, signal.SIGSTOP)
-    time.sleep(5 * SETTLE_SECONDS)
-    assert [file for file in instance.outputs() if file.startswith(f"{name}.")] == []
+    [original] = (instance.folder / "state" / "jobs").glob(f"*/original/{name}.txt")
+    if original.stat().st_size < size:
+        time.sleep(5 * SETTLE_SECONDS)
+        assert [file for file in instance.outputs() if file.startswith(f"{name}.")] == []
     send(process, signal.SIGCONT)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody has, from those that no client gets by itself."""
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def mount(*arguments: str | Path) -> None:
