@@ -361,4 +361,4 @@ def _look_up(what: str, wanted: str, names: dict[str, str]) -> str:
         return names[name]
     longer = [other for other in sorted(names, key=len) if other.startswith(name)]
     nearest = (longer or difflib.get_close_matches(name, names, 1, 0.0))[0]
-    raise PermanentError(f"espeak has no {what} {wanted!r}; the nearest is {nearest!r}")
+    raise PermanentError(f"espeak has no {what} {wanted[:100]!r}; the nearest is {nearest!r}")

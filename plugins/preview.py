@@ -26,6 +26,7 @@ from atenea.media.mux import VideoWriter, yuv420p
 from atenea.media.pictures import load_avatar, square
 from atenea.options import SquareVideoOptions
 from atenea.speech_timing import spread_words, unspaced
+from atenea.subtitles.clock import in_wav
 
 needs = {"cpu"}
 
@@ -87,7 +88,10 @@ def _options(ctx: Context) -> Options:
 
 
 def _words(job: Job, ctx: Context, wav: Path, seconds: float) -> list[TimedText]:
-    pieces = ctx.timing or ([TimedText(job.text, 0.0, seconds)] if job.text else [])
+    if ctx.timing:
+        pieces = in_wav(ctx.timing, ctx.speech or wav, wav)
+    else:
+        pieces = [TimedText(job.text, 0.0, seconds)] if job.text else []
     return spread_words(pieces, wav)
 
 

@@ -267,7 +267,7 @@ has_hallo2() { grep -qs hallo2 "$VENV/installed"; }
 
 # The extras to install, as pip takes them.
 extras() {
-    local wanted=()
+    local wanted=(provenance)
     ! has_systemd || wanted+=(systemd)
     if [ -n "$hallo2" ] && { has_nvidia || has_hallo2; }; then
         wanted+=(hallo2)
@@ -293,7 +293,7 @@ install_program() {
         say "program: $version, as before"
     else
         stop_daemon
-        say "program: installing${extras:+ with $extras}, which takes a while"
+        say "program: installing with $extras, which takes a while"
         fill_environment "$extras"
         printf '%s\n' "$installed" >"$VENV/installed"
         changed=yes
@@ -310,7 +310,7 @@ fill_environment() {
         quietly "$PYTHON" -m venv "$VENV" || fail "$PYTHON cannot make $VENV; mend what it says above"
     fi
     printf 'incomplete %s\n' "$1" >"$VENV/installed"
-    "$VENV/bin/pip" install --quiet "$SOURCE${1:+[$1]}" \
+    "$VENV/bin/pip" install --quiet "$SOURCE[$1]" \
         || fail 'pip cannot install atenea; mend what it says above (is there a network?), then run this again'
 }
 
