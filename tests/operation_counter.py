@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from plain_kernels import CALLERS
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from hallo2 import Hallo2Config, Hallo2Networks
-from hallo2.fused import FusedDenoisingUNet, audio, operations, residual, spatial, tail, temporal
+from hallo2.fused import FusedDenoisingUNet
 from hallo2.transformers import CLIP_FRAMES, MOTION_FRAMES
 from hallo2.unet import Denoiser, Regions
 
@@ -169,7 +170,7 @@ def stand_ins(counter: Counter) -> Iterator[None]:
     standing = StandIns(counter)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(functional, "scaled_dot_product_attention", standing.scaled_dot_product_attention)
-        for module in (audio, operations, residual, spatial, tail, temporal):
+        for module in CALLERS:
             for name in dir(StandIns):
                 if not name.startswith("_") and hasattr(module, name):
                     patch.setattr(module, name, getattr(standing, name))

@@ -41,7 +41,6 @@ from atenea.worker_link import Link, Progress, leave_guardian, send_logs
 _REPORT_BYTES = 256 * 1024
 _OOM_SCORE = "500"
 """Of 1000, which is: always first."""
-_ARTIFICIAL = "Made with atenea: the voice and the picture are artificial."
 _STAGE_ARGUMENT = {"audio": "speech", "render": "wav", "post": "video"}
 
 
@@ -107,7 +106,7 @@ class Worker:
     def mux(self, task: Task, progress: Progress) -> Mapping[str, Any]:
         """Add the speech to the rendered video."""
         from atenea.media.audio import keeps_time, wav_info  # noqa: PLC0415 - heavy, and only needed here
-        from atenea.media.mux import add_speech  # noqa: PLC0415 - heavy, and only needed here
+        from atenea.media.mux import ARTIFICIAL, add_speech  # noqa: PLC0415 - heavy, and only needed here
 
         folder = Path(task.folder)
         workdir = folder / task.workdir
@@ -122,7 +121,7 @@ class Worker:
             speech=speech if keeps_time(speech, samples) else wav,
             wav_samples=samples,
             target=target,
-            metadata={"title": job.name, "comment": _ARTIFICIAL},
+            metadata={"title": job.name, "comment": ARTIFICIAL},
             progress=lambda fraction: progress(fraction, ""),
         )
         durable.sync_below(folder, [target])

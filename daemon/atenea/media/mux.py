@@ -43,6 +43,9 @@ AAC_FRAME = 1024
 
 FASTSTART = {"movflags": "+faststart"}
 
+ARTIFICIAL = "Made with atenea: the voice and the picture are artificial."
+"""The comment that every video has among its tags."""
+
 ENCODER_THREADS = 4
 """Fixed, because x264 writes other bytes with another number of threads."""
 
