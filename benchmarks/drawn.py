@@ -21,8 +21,9 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from face_networks import astronaut, make_face_analysis
 from golden import seeded
+from operation_counter import count_step
 
-__all__ = ["TINY", "astronaut", "autoencoder", "bundle", "networks", "seeded"]
+__all__ = ["TINY", "astronaut", "autoencoder", "bundle", "count_step", "networks", "seeded"]
 
 TINY = Hallo2Config(
     block_out_channels=(32, 64, 64, 64),

@@ -1,10 +1,6 @@
 """How fast the Hallo2 engine renders, what each stage takes, and how far its precision is from float32.
 
-python benchmarks/hallo2.py [--size 512] [--steps 40] [--clips 3] [--dtype float16] [--device cuda] [--busy]
-    [--json FILE]
-
-With --busy it also watches the GPU while all clips are rendered (20 show it well), and says what share of the time it
-had something to do.
+python benchmarks/hallo2.py [--size 512] [--steps 40] [--clips 3] [--dtype float16] [--device cuda] [--json FILE]
 
 The networks have their full size and weights drawn from their names (`tests/data/golden/seeded.py`): time and rounding
 do not ask what weights were trained for.
@@ -19,22 +15,22 @@ sys.path.append(sys.path.pop(0))
 
 import argparse
 import json
-import queue
+import shutil
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
 import drawn
-import numpy as np
 import torch
 from machine import describe, headline
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from atenea.media.mux import VideoWriter
 from hallo2 import Clip, Hallo2Config, Hallo2Pipeline, Portrait
@@ -49,8 +45,9 @@ class Figures:
     Attributes:
         load_seconds: to make the networks and fill them (drawn, not read from a disk).
         step_seconds: of one call of the denoising UNet, both halves.
-        step_tflop: what that call computes in torch's operations; its counter does not see this project's kernels.
+        step_tflop: what that call computes in products, convolutions and attention (`tests/operation_counter.py`).
         step_kernels: how many kernels it starts, with a GPU.
+        enqueue_seconds: for how long the processor is busy with starting them.
         portrait_seconds: everything that is computed once for a video.
         motion_seconds: the reference UNet over the motion frames, once a clip.
         decode_seconds: 16 frames.
@@ -62,8 +59,8 @@ class Figures:
         matmul_tflops: a product of two 8192 x 8192 matrices, in TFLOP/s.
         peak_gib: of memory allocated while the video ran.
         weights_gib: of memory allocated before.
-        busy_share: of the time from the first kernel of the video to the last one, that in which one ran; None if it
-            was not watched.
+        busy_share: of the video's time that in which the GPU had something to do, as its driver counts it; None
+            without a driver.
         error: of the latents after all steps against float32 with the same noise, relative; None if not measured.
     """
 
@@ -74,6 +71,7 @@ class Figures:
     step_seconds: float = 0.0
     step_tflop: float = 0.0
     step_kernels: int = 0
+    enqueue_seconds: float = 0.0
     portrait_seconds: float = 0.0
     motion_seconds: float = 0.0
     decode_seconds: float = 0.0
@@ -97,7 +95,7 @@ class Bench:
         self.device = torch.device(arguments.device)
         self.dtype: torch.dtype = getattr(torch, arguments.dtype)
         self.size, self.steps, self.clips = arguments.size, arguments.steps, arguments.clips
-        self.repeats, self.busy = arguments.repeats, arguments.busy
+        self.repeats, self.compares = arguments.repeats, not arguments.no_error
         self.fused: bool | None = False if arguments.eager else None
         self.config = drawn.TINY if arguments.tiny else Hallo2Config()
         self.seeded = drawn.seeded
@@ -127,23 +125,24 @@ class Bench:
             lip_masks=masks("lip"),
         )
 
-    def audio(self) -> Tensor:
+    def audio(self, clips: int) -> Tensor:
         """Features of noise."""
-        shape = (16 * self.clips, self.config.audio_blocks, self.config.audio_channels)
+        shape = (16 * clips, self.config.audio_blocks, self.config.audio_channels)
         return self.seeded.seeded_tensor("bench.audio", shape)
 
-    def video(self, pipeline: Hallo2Pipeline) -> Iterator[Clip]:
-        """All clips."""
-        return pipeline(self.portrait(), self.audio(), num_inference_steps=self.steps)
+    def video(self, pipeline: Hallo2Pipeline, clips: int = 1) -> Iterator[Clip]:
+        """So many clips."""
+        return pipeline(self.portrait(), self.audio(clips), num_inference_steps=self.steps)
 
-    def seconds(self, name: str, work: Callable[[], object]) -> float:
-        """The median of a few repeats after two for warming up."""
+    def seconds(self, name: str, work: Callable[[], object], *, finished: bool = True) -> float:
+        """The median of a few repeats after two for warming up; until a GPU has only been told if not `finished`."""
         times = []
         for repeat in range(self.repeats + 2):
             self.wait()
             start = time.perf_counter()
             work()
-            self.wait()
+            if finished:
+                self.wait()
             if repeat >= 2:
                 times.append(time.perf_counter() - start)
         self.figures.spread[name] = (min(times), max(times))
@@ -165,20 +164,18 @@ class Bench:
             self.figures.weights_gib = torch.cuda.memory_allocated() / 2**30
         self._stages(pipeline)
         self._video(pipeline)
-        if self.busy:
-            self.figures.busy_share = self._busy_share(pipeline)
         self.figures.matmul_tflops = self._matmul()
-        self.reference_latents = next(self.video(pipeline)).latents
+        if self.compares:
+            self.latents = next(self.video(pipeline)).latents
         return self.figures
 
     def _stages(self, pipeline: Hallo2Pipeline) -> None:
         figures, call = self.figures, _Captured(pipeline)
         clip = call.first_clip(lambda: next(self.video(pipeline)))
-        with FlopCounterMode(display=False) as counter:
-            call.step()
-        figures.step_tflop = counter.get_total_flops() / 1e12
+        figures.step_tflop = drawn.count_step(pipeline.fused, self.size, self.config).tflop
         figures.step_kernels = self._kernels(call.step)
         figures.step_seconds = self.seconds("step", call.step)
+        figures.enqueue_seconds = self.seconds("enqueue", call.step, finished=False)
         figures.portrait_seconds = self.seconds("portrait", call.portrait)
         figures.motion_seconds = self.seconds("motion", call.motion)
         figures.decode_seconds = self.seconds("decode", call.decode)
@@ -196,7 +193,9 @@ class Bench:
     def _video(self, pipeline: Hallo2Pipeline) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        times = [time.perf_counter(), *(time.perf_counter() for _ in self._fetched(pipeline))]
+        with _busy(self.device) as busy:
+            times = self._rendered(self.video(pipeline, self.clips))
+        self.figures.busy_share = busy.share
         taken = [end - start for start, end in pairwise(times)]
         self.figures.first_clip_seconds = taken[0]
         self.figures.clip_seconds = statistics.median(taken[1:] or taken)
@@ -204,33 +203,18 @@ class Bench:
         if self.device.type == "cuda":
             self.figures.peak_gib = torch.cuda.max_memory_allocated() / 2**30
 
-    def _fetched(self, pipeline: Hallo2Pipeline) -> Iterator[Tensor]:
-        """The pictures of each clip as soon as they are there, while the next one is computed."""
-        fetched: queue.Queue[Future[Tensor] | None] = queue.Queue()
+    @staticmethod
+    def _rendered(video: Iterator[Clip]) -> list[float]:
+        """When the video was begun, and when the pictures of each clip were there, the next one being computed."""
 
-        def render() -> None:
-            with torch.no_grad():
-                for clip in self.video(pipeline):
-                    fetched.put(pool.submit(clip.images))
-            fetched.put(None)
+        def fetched(clip: Clip) -> float:
+            clip.images()
+            return time.perf_counter()
 
-        with ThreadPoolExecutor(2) as pool:
-            rendering = pool.submit(render)
-            while (pictures := fetched.get()) is not None:
-                yield pictures.result()
-            rendering.result()
-
-    def _busy_share(self, pipeline: Hallo2Pipeline) -> float:
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            for _ in self._fetched(pipeline):
-                pass
-            self.wait()
-        cuda = torch.autograd.DeviceType.CUDA
-        events = [event for event in profile.profiler.kineto_results.events() if event.device_type() == cuda]
-        spans = np.array(sorted((event.start_ns(), event.start_ns() + event.duration_ns()) for event in events))
-        free_from = np.maximum.accumulate(spans[:, 1])
-        idle = np.maximum(spans[1:, 0] - free_from[:-1], 0).sum()
-        return float(1 - idle / (free_from[-1] - spans[0, 0]))
+        with ThreadPoolExecutor(1) as pool:
+            start = time.perf_counter()
+            pictures = [pool.submit(fetched, clip) for clip in video]
+        return [start, *(there.result() for there in pictures)]
 
     def _matmul(self) -> float:
         side = MATMUL if self.device.type == "cuda" else 256
@@ -245,7 +229,7 @@ class Bench:
         exact = self.pipeline(torch.float32)
         exact.noise_dtype = self.dtype
         expected = next(self.video(exact)).latents
-        return float((self.reference_latents - expected).norm() / expected.norm())
+        return float((self.latents - expected).norm() / expected.norm())
 
 
 class _Captured:
@@ -278,6 +262,27 @@ class _Captured:
         return self._calls[stage]
 
 
+@dataclass
+class _Busy:
+    share: float | None = None
+
+
+@contextmanager
+def _busy(device: torch.device) -> Iterator[_Busy]:
+    """What share of the time the GPU is busy until the block ends, by the driver's samples."""
+    busy, program = _Busy(), shutil.which("nvidia-smi")
+    if device.type != "cuda" or not program:
+        yield busy
+        return
+    query = (program, f"--id={device.index or 0}", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits")
+    with subprocess.Popen((*query, "--loop-ms=200"), stdout=subprocess.PIPE, text=True) as sampler:
+        yield busy
+        sampler.terminate()
+        samples = [int(line) for line in sampler.communicate()[0].split()]
+    # The first samples are of the time before.
+    busy.share = statistics.mean(samples[10:]) / 100 if len(samples) > 20 else None
+
+
 def _encode(clip: Clip) -> None:
     images = clip.images().numpy()
     height, width = images.shape[1:3]
@@ -299,7 +304,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small networks, to try this script")
     parser.add_argument("--no-error", action="store_true", help="leave the comparison with float32 out")
-    parser.add_argument("--busy", action="store_true", help="watch how busy the GPU is")
     parser.add_argument("--eager", action="store_true", help="the readable path instead of the fused one")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
@@ -310,6 +314,7 @@ def _table(figures: Figures) -> str:
     rows = [
         ("a step", f"{figures.step_seconds * 1000:.1f} ms", f"{figures.step_kernels} kernels"),
         ("", f"{figures.step_tflop:.2f} TFLOP", f"{figures.step_tflop / figures.step_seconds:.0f} TFLOP/s"),
+        ("", f"{figures.enqueue_seconds * 1000:.1f} ms", "of the processor's time"),
         ("", f"{share:.0%}", f"of {figures.matmul_tflops:.0f} TFLOP/s that a large product reaches"),
         ("portrait, once a video", f"{figures.portrait_seconds:.3f} s", ""),
         ("motion frames, once a clip", f"{figures.motion_seconds:.3f} s", ""),

@@ -25,6 +25,11 @@ class GroupNorm(nn.GroupNorm):
         return normed.view(x.shape).contiguous(memory_format=torch.channels_last)
 
 
+def in_float32(linear: nn.Linear, x: Tensor) -> Tensor:
+    """A linear map in float32: of the time, because what rounding does to it is the same for all pixels."""
+    return functional.linear(x.float(), linear.weight.float(), linear.bias.float())
+
+
 class ResidualBlock(nn.Module):
     """Two convolutions, shifted by the time embedding in between, on top of the input (key part `resnets`)."""
 
@@ -38,9 +43,9 @@ class ResidualBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(n, in_channels, h, w) and the time embedding (1, time_channels) -> (n, out_channels, h, w)."""
-        shift = self.time_emb_proj(functional.silu(time))[:, :, None, None]
-        hidden = self.conv1(functional.silu(self.norm1(x))) + shift
+        """(n, in_channels, h, w) and the time embedding (1, time_channels) in float32 -> (n, out_channels, h, w)."""
+        shift = in_float32(self.time_emb_proj, functional.silu(time))[:, :, None, None]
+        hidden = self.conv1(functional.silu(self.norm1(x))) + shift.to(x.dtype)
         hidden = self.conv2(functional.silu(self.norm2(hidden)))
         out: Tensor = self.conv_shortcut(x) + hidden
         return out

@@ -21,7 +21,7 @@ from torch.nn import functional
 from hallo2.attention import KeysValues
 from hallo2.config import Hallo2Config
 from hallo2.modules import Modules
-from hallo2.resnet import GroupNorm, ResidualBlock
+from hallo2.resnet import GroupNorm, ResidualBlock, in_float32
 from hallo2.transformers import (
     CLIP_FRAMES,
     AudioTransformer,
@@ -125,9 +125,9 @@ class UNet(nn.Module, Generic[Block]):
         self.up_blocks = Modules[Block](block(p, config, "up" if p.level > 0 else None) for p in up)
 
     def time(self, timestep: Tensor) -> Tensor:
-        """The embeddings of timesteps, (n,) -> (n, 4 * block_out_channels[0])."""
-        embedding: Tensor = self.time_embedding(self.time_proj(timestep).to(self.conv_in.weight.dtype))
-        return embedding
+        """The embeddings of timesteps in float32, (n,) -> (n, 4 * block_out_channels[0])."""
+        hidden = in_float32(self.time_embedding.linear_1, self.time_proj(timestep))
+        return in_float32(self.time_embedding.linear_2, functional.silu(hidden))
 
     def walk(self, x: Tensor, time: Tensor, transform: Callable[[Block, int, Tensor], Tensor]) -> Tensor:
         """Down, through the middle and up.

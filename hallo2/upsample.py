@@ -13,6 +13,10 @@ from torch.nn import functional
 # one before, in odd rows the second is the one behind.
 _FOLDED = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 
+_PICTURES = 16
+"""So many are convolved at once. For 32 of 16 x 16 with 1,280 channels cuDNN chooses a kernel of an older GPU, which
+takes 1.7 ms where twice 16 take 0.7 on an H200."""
+
 
 class PhasedUpsample(nn.Module):
     """As diffusers' `Upsample2D` with its 3x3 convolution, by 2x2 convolutions of the small picture.
@@ -38,12 +42,14 @@ class PhasedUpsample(nn.Module):
     def forward(self, x: Tensor, output_size: None = None) -> Tensor:  # noqa: ARG002 - what diffusers calls it with
         """(n, c, h, w) -> (n, out channels, 2 * h, 2 * w), both in channels-last layout."""
         n, _, height, width = x.shape
-        # Each phase at one row and column more than it needs: the even ones begin before the picture, the odd ones end
-        # behind it.
-        phases = functional.conv2d(x, self.weight, padding=1)
-        phases = rearrange(phases, "n (a b c) h w -> a b n h w c", a=2, b=2)
-        out = x.new_empty(n, 2 * height, 2 * width, phases.shape[-1])
+        out = x.new_empty(n, 2 * height, 2 * width, len(self.bias))
         pixels = rearrange(out, "n (h a) (w b) c -> a b n h w c", a=2, b=2)
-        for a, b in product(range(2), repeat=2):
-            torch.add(phases[a, b, :, a : a + height, b : b + width], self.bias, out=pixels[a, b])
+        for first in range(0, n, _PICTURES):
+            some = slice(first, first + _PICTURES)
+            # Each phase at one row and column more than it needs: the even ones begin before the picture, the odd ones
+            # end behind it.
+            phases = functional.conv2d(x[some], self.weight, padding=1)
+            phases = rearrange(phases, "n (a b c) h w -> a b n h w c", a=2, b=2)
+            for a, b in product(range(2), repeat=2):
+                torch.add(phases[a, b, :, a : a + height, b : b + width], self.bias, out=pixels[a, b, some])
         return rearrange(out, "n h w c -> n c h w")

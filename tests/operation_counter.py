@@ -74,7 +74,8 @@ class Counter(TorchDispatchMode):
         views = [result.alias_info for result in func._schema.returns]
         is_view = any(alias is not None and not alias.is_write for alias in views)
         if not is_view and "empty" not in packet.__name__ and packet.__name__ != "_unsafe_view":
-            flop = flop_registry[packet](*args, **(kwargs or {}), out_val=out) if packet in flop_registry else 0
+            counted = getattr(torch.ops.aten, packet.__name__.removesuffix("_"), packet)  # in place it is the same
+            flop = flop_registry[counted](*args, **(kwargs or {}), out_val=out) if counted in flop_registry else 0
             self.add(flop, *(x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)), *made)
         for x in made:
             self.keep(x)
@@ -184,9 +185,9 @@ def meta(*shape: int) -> Tensor:
 
 
 @torch.no_grad()
-def count_step(fused: bool, size: int = 512) -> Counted:
+def count_step(fused: bool, size: int = 512, config: Hallo2Config | None = None) -> Counted:
     """One call of the denoising UNet in float16, with guidance."""
-    config, side, counter = Hallo2Config(), size // 8, Counter()
+    config, side, counter = config or Hallo2Config(), size // 8, Counter()
     with torch.device("meta"):
         networks = Hallo2Networks(config).half().to(memory_format=torch.channels_last)
     for weight in networks.state_dict().values():

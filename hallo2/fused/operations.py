@@ -85,7 +85,7 @@ PARITIES = 2
 attend to the reference image as seen without identity, the odd ones to it as seen with identity."""
 
 
-APART_TOKENS = 1 << 16
+APART_TOKENS = 1 << 17
 """Halves with so many tokens are computed one after the other: each keeps a GPU busy, in half the memory."""
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hallo2.fused.operations import bias_of, let_go, normed
 from hallo2.kernels import geglu, interleaved
 
-TAIL_ELEMENTS = 50 << 20
+TAIL_ELEMENTS = 100 << 20
 """How many numbers may lie between the products of a transformer's tail at a time: nothing else is as wide."""
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -12,24 +9,6 @@ from hallo2.fused.operations import by_parity, grouped, normed, packed
 from hallo2.fused.tail import FusedTail
 from hallo2.kernels import temporal_attention
 from hallo2.transformers import CLIP_FRAMES, MOTION_FRAMES, TemporalBlock, TemporalTransformer
-
-
-@dataclass(frozen=True)
-class FusedMotionContext:
-    """The motion frames at a temporal transformer.
-
-    Attributes:
-        tokens: (halves * MOTION_FRAMES, h * w, c).
-        qkv: of the first attention, (halves * MOTION_FRAMES, h * w, 3 * c).
-    """
-
-    tokens: Tensor
-    qkv: Tensor
-
-    def halves(self) -> list[FusedMotionContext]:
-        """Each half by itself."""
-        tokens, qkv = torch.split(self.tokens, MOTION_FRAMES), torch.split(self.qkv, MOTION_FRAMES)
-        return [FusedMotionContext(*half) for half in zip(tokens, qkv, strict=True)]
 
 
 class FusedTemporal:
@@ -47,29 +26,29 @@ class FusedTemporal:
         self.tail = FusedTail(block.ff_norm, block.ff, transformer.proj_out)
         self.shift: Tensor | None = None
 
-    def motion(self, features: Tensor) -> FusedMotionContext:
-        """From the motion frames' features, (halves * MOTION_FRAMES, h * w, c)."""
-        tokens = self._tokens(features)
-        _, hidden = normed(self.block.norms[0], tokens, position=self.motion_positions[0])
-        return FusedMotionContext(tokens, functional.linear(hidden, self.qkv[0]))
+    def motion(self, features: Tensor) -> Tensor:
+        """The tokens of the motion frames from their features, both (halves * MOTION_FRAMES, h * w, c)."""
+        return self._tokens(features)
 
-    def __call__(self, x: Tensor, motion: FusedMotionContext) -> Tensor:
-        """(halves * frames, h * w, c) -> the same shape."""
+    def __call__(self, x: Tensor, motion: Tensor) -> Tensor:
+        """(halves * frames, h * w, c) -> the same shape; `motion` is what the method of that name gave."""
         tokens, attended = self._attended(x, motion)
         return self.tail(x, tokens, added=attended)
 
-    def _attended(self, x: Tensor, motion: FusedMotionContext) -> tuple[Tensor, Tensor]:
+    def _attended(self, x: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens after the first attention, and what the second adds."""
         block, heads = self.block, self.first.heads
         tokens = self._tokens(x, self.shift)
         qkv = functional.linear(normed(block.norms[0], tokens, position=self.positions[0])[1], self.qkv[0])
-        attended, motion_attended = temporal_attention(qkv, motion.qkv, heads)
+        # The same in each step, but kept for all layers it would take 264 MiB.
+        motion_hidden = normed(block.norms[0], motion, position=self.motion_positions[0])[1]
+        attended, motion_attended = temporal_attention(qkv, functional.linear(motion_hidden, self.qkv[0]), heads)
         del qkv
         tokens, hidden = normed(block.norms[1], tokens, added=self.first.project(attended), position=self.positions[1])
         del attended
         _, motion_hidden = normed(
             block.norms[1],
-            motion.tokens,
+            motion,
             added=self.first.project(motion_attended),
             position=self.motion_positions[1],
         )

@@ -14,8 +14,8 @@ from hallo2.fused.audio import FusedAudio, FusedRegionContext, FusedSpeechContex
 from hallo2.fused.operations import PARITIES, apart, bias_of, by_parity, grouped, let_go, packed
 from hallo2.fused.residual import FusedResidual
 from hallo2.fused.spatial import FusedSpatial, FusedSpatialContext
-from hallo2.fused.temporal import FusedMotionContext, FusedTemporal
-from hallo2.transformers import CLIP_FRAMES, to_tokens
+from hallo2.fused.temporal import FusedTemporal
+from hallo2.transformers import CLIP_FRAMES, MOTION_FRAMES, to_tokens
 from hallo2.unet import DenoisingBlock, DenoisingUNet, Regions
 from hallo2.upsample import PhasedUpsample
 
@@ -30,14 +30,19 @@ class FusedPortraitContext:
 
 @dataclass(frozen=True)
 class FusedClipContext(FusedPortraitContext):
-    """As `ClipContext`."""
+    """As `ClipContext`.
+
+    Attributes:
+        speech: the clip's audio tokens.
+        motion: the motion frames' tokens, (halves * MOTION_FRAMES, h * w, c).
+    """
 
     speech: FusedSpeechContext | None
-    motion: FusedMotionContext
+    motion: Tensor
 
     def halves(self) -> list[FusedClipContext]:
         """Each half by itself; the last one is the conditional one, and the only one that hears the speech."""
-        spatial, motion = self.spatial.halves(), self.motion.halves()
+        spatial, motion = self.spatial.halves(), torch.split(self.motion, MOTION_FRAMES)
         speech = [*(None for _ in spatial[1:]), self.speech]
         parts = zip(spatial, speech, motion, strict=True)
         return [FusedClipContext(seen, self.region, heard, moved) for seen, heard, moved in parts]
@@ -124,20 +129,10 @@ class FusedDenoisingUNet:
         ]
 
     def times(self, timesteps: Tensor) -> list[tuple[Tensor, ...]]:
-        """For each timestep the shifts of all residual blocks, with the biases of their first convolutions, (c,).
-
-        In float32: a shift is the same for all pixels, so what rounding does to it is not evened out.
-        """
-        embedding = self.unet.time_embedding
-        layers = (
-            (embedding.linear_1.weight, embedding.linear_1.bias),
-            (embedding.linear_2.weight, embedding.linear_2.bias),
-            (self.shift_weight, self.shift_bias),
-        )
-        time = self.unet.time_proj(timesteps).float()
-        for i, (weight, bias) in enumerate(layers):
-            time = functional.linear(functional.silu(time) if i else time, weight.float(), bias.float())
-        return [torch.split(row, self.shift_sizes) for row in time]
+        """For each timestep the shifts of all residual blocks, with the biases of their first convolutions, (c,)."""
+        time = functional.silu(self.unet.time(timesteps))
+        shifts = functional.linear(time, self.shift_weight.float(), self.shift_bias.float())
+        return [torch.split(row, self.shift_sizes) for row in shifts]
 
     def __call__(
         self, latents: Tensor, time: Sequence[Tensor], contexts: Sequence[FusedClipContext], face_features: Tensor

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hallo2.kernels.tiles import channel_block
 
-_PROGRAMS = 1024
+_PROGRAMS = 528
 """About as many programs as keep the 132 multiprocessors of an H100 or H200 busy."""
 
 _CHUNKS = 128
@@ -22,6 +22,9 @@ _COMBINED = 8192
 
 _TILE = 4096
 """Elements that a program holds at a time."""
+
+_STAGES = 4
+"""Tiles of the statistics that are fetched ahead."""
 
 
 @triton.jit
@@ -46,6 +49,7 @@ def _statistics(
     has_shift: tl.constexpr,
     block_rows: tl.constexpr,
     block_c: tl.constexpr,
+    num_stages: tl.constexpr,
 ) -> None:
     """Mean and squared deviations of each channel over one chunk of one picture: grid (channel blocks, chunks, n)."""
     chunk, n = tl.program_id(1), tl.program_id(2)
@@ -60,27 +64,29 @@ def _statistics(
     if has_shift:
         shift = tl.load(shift_ptr + n * shift_stride + channels, mask=inside, other=0.0).to(tl.float32)
 
-    # Every element of the tile keeps its own running mean (Welford): only differences are ever squared, so nothing
-    # cancels however far the mean is from zero.
-    mean = tl.zeros([block_rows, block_c], tl.float32)
-    m2 = tl.zeros([block_rows, block_c], tl.float32)
-    seen = 0.0
-    for first in range(start, stop, block_rows):
+    # Every element of the tile adds up how far its values are from the first that it sees: only differences are ever
+    # squared, so nothing cancels however far the mean is from zero (Chan, Golub and LeVeque 1983).
+    rows = start + tl.arange(0, block_rows)
+    valid = (rows < stop)[:, None] & inside[None, :]
+    pilot = tl.load(source_ptr + rows[:, None] * width + columns[None, :], mask=valid, other=0.0).to(tl.float32)
+    sums = tl.zeros([block_rows, block_c], tl.float32)
+    squares = tl.zeros([block_rows, block_c], tl.float32)
+    for first in tl.range(start + block_rows, stop, block_rows, num_stages=num_stages):
         rows = first + tl.arange(0, block_rows)
         valid = (rows < stop)[:, None] & inside[None, :]
         x = tl.load(source_ptr + rows[:, None] * width + columns[None, :], mask=valid, other=0.0).to(tl.float32)
-        x += shift[None, :]
-        seen += 1.0
-        deviation = tl.where(valid, x - mean, 0.0)
-        mean += deviation * (1.0 / seen)
-        m2 += deviation * (x - mean)
+        deviation = tl.where(valid, x - pilot, 0.0)
+        sums += deviation
+        squares += deviation * deviation
 
-    # Rows of the tile, with the number of values that each has seen, into one (Chan, Golub and LeVeque 1979).
+    # Rows of the tile, with the number of values that each has seen, into one.
     count = ((stop - start - tl.arange(0, block_rows) + block_rows - 1) // block_rows).to(tl.float32)[:, None]
-    count = tl.maximum(count, 0.0)
-    total_mean = tl.sum(count * mean, axis=0) / (stop - start)
+    mean_deviation = sums / tl.maximum(count, 1.0)
+    mean = pilot + shift[None, :] + mean_deviation
+    total_mean = tl.sum(tl.where(count > 0, count * mean, 0.0), axis=0) / (stop - start)
     apart = mean - total_mean[None, :]
-    total_m2 = tl.sum(m2 + count * apart * apart, axis=0)
+    m2 = tl.maximum(squares - sums * mean_deviation, 0.0)
+    total_m2 = tl.sum(tl.where(count > 0, m2 + count * apart * apart, 0.0), axis=0)
     at = (n * tl.num_programs(1) + chunk) * c + channels
     tl.store(mean_ptr + at, total_mean, mask=inside)
     tl.store(m2_ptr + at, total_m2, mask=inside)
@@ -234,6 +240,7 @@ def group_norm(
         has_shift=shift is not None,
         block_rows=block_rows,
         block_c=block_c,
+        num_stages=_STAGES,
         num_warps=8,
     )
     block_chunks, block_members = triton.next_power_of_2(chunks), triton.next_power_of_2(c // groups)
