@@ -1,4 +1,4 @@
-"""The documentation names everything that there is, and its snippets work."""
+"""The documentation names everything that there is, and its snippets work (a shell's: system/test_snippets)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ast
 import inspect
 import re
 import runpy
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,11 +18,13 @@ from typing import Any, get_args
 import pytest
 import tomli
 import typer
+from snippets import PAGES, ROOT, snippets
 from stock import Jobs
 
 import atenea
 from atenea import Context, Finding, Job, TimedText, hookspecs, testing
 from atenea.cli.app import app
+from atenea.cli.commands import register
 from atenea.config import load_config
 from atenea.context import RESERVED_SUFFIXES
 from atenea.doctor.examination import as_json
@@ -38,9 +39,9 @@ from atenea.report import build_report
 from atenea.testing import StageError, check_plugin, find_mistakes, run_stage, write_speech
 from atenea.views import job_details, job_view
 
-ROOT = Path(__file__).parents[1]
-README, REFERENCE, PLUGINS = (ROOT / name for name in ("README.md", "docs/reference.md", "docs/plugins.md"))
-PAGES = (README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "plugin-template" / "README.md")
+register()
+
+REFERENCE, PLUGINS = (ROOT / "docs" / name for name in ("reference.md", "plugins.md"))
 
 
 def rows(page: Path) -> dict[str, str]:
@@ -59,17 +60,16 @@ def section(page: Path, title: str) -> str:
     return re.split(rf"^#{{1,{len(level)}}} ", text, flags=re.MULTILINE)[0]
 
 
-def snippets(language: str) -> Iterator[Any]:
-    for page in PAGES:
-        found = re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
-        for number, text in enumerate(found, 1):
-            yield pytest.param(text, id=f"{page.parent.name}-{page.stem}-{number}")
+def each(language: str) -> Iterator[Any]:
+    """The snippets in a language, as parameters of a test."""
+    for number, snippet in enumerate(snippets(language), 1):
+        yield pytest.param(snippet.text, id=f"{snippet.page}-{number}")
 
 
 def plugin_snippets() -> dict[str, str]:
     """The plugins on the page about them, by the names that they give themselves; the first has none."""
-    found = [values[0] for values in (snippet.values for snippet in snippets("python"))]
-    named = [(re.match(r'"""(\w+): ', code), code) for code in dict.fromkeys(found) if "@hookimpl" in code]
+    found = dict.fromkeys(snippet.text for snippet in snippets("python"))
+    named = [(re.match(r'"""(\w+): ', code), code) for code in found if "@hookimpl" in code]
     return {match[1] if match else "words": code for match, code in named}
 
 
@@ -95,7 +95,7 @@ def test_help_fits_a_terminal(name, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     help_text = command.get_help(command.make_context(name, [], resilient_parsing=True))
     assert max(map(len, help_text.splitlines())) <= 80
-    assert "<bool>" not in help_text
+    assert re.findall(r"<.*?>|{.*?}|\bNone\b|\b(?:str|bool|int|float|list|Path)\b", help_text) == []
     cut_off = [line for line in help_text.partition("Commands:")[2].splitlines() if line.endswith("...")]
     assert cut_off == []
 
@@ -143,7 +143,7 @@ def test_json_of_jobs(db: Ledger, jobs: Jobs, tmp_path):
     assert keys_without_row(shown, details.keys() - job_view(row, None).keys()) == []
     assert [key for part in ("steps", "attempts") for key in details[part][0] if f"`{key}`" not in shown] == []
     answer = QueueDesk(load_config(ROOT / "etc/atenea.toml"), db, NotRunning()).jobs()
-    assert keys_without_row(section(REFERENCE, "Jobs"), answer) == []
+    assert keys_without_row(section(REFERENCE, "Jobs"), [*answer, "starts_in"]) == []
 
 
 def test_json_of_plugins():
@@ -186,7 +186,7 @@ def test_options_of_plugins_that_come_with_it():
         assert [option for option in plugins.load(name).options.model_fields if f"`{option}`" not in row] == []
 
 
-@pytest.mark.parametrize("code", list(snippets("python")))
+@pytest.mark.parametrize("code", list(each("python")))
 def test_each_python_snippet_is_run(code):
     """As a plugin or a test, here; the engine's in tests/hallo2/test_documented.py."""
     assert code in plugin_snippets().values() or re.search("^def test_|^from hallo2 ", code, re.MULTILINE)
@@ -226,7 +226,7 @@ def test_errors_of_the_remote_snippet(tmp_path, speech_server):
 
 def test_test_snippets_pass(tmp_path):
     write_plugins(tmp_path)
-    codes = [snippet.values[0] for snippet in snippets("python")]
+    codes = [snippet.text for snippet in snippets("python")]
     tests = [code for code in codes if re.search("^def test_", code, re.MULTILINE)]
     for number, code in enumerate(tests):
         (tmp_path / f"test_{number}.py").write_text(code)
@@ -237,7 +237,7 @@ def test_test_snippets_pass(tmp_path):
     assert expected > 0
 
 
-@pytest.mark.parametrize("text", list(snippets("toml")))
+@pytest.mark.parametrize("text", list(each("toml")))
 def test_toml_snippets(text, tmp_path):
     table = tomli.loads(text)
     if "project" in table:
@@ -260,17 +260,6 @@ def check_options(tables):
         for name, options in given.items():
             if name in plugins.names:
                 plugins.options(plugins.provider(stage, name).name, options)
-
-
-@pytest.mark.parametrize("text", [*snippets("console"), *snippets("sh")])
-def test_commands_in_snippets_exist(text):
-    for line in text.replace("\\\n", " ").splitlines():
-        words = shlex.split(line.removeprefix("$ ").partition(" && ")[0], comments=True)
-        if words and words[0].rpartition("/")[2] == "atenea":
-            check_command(words[1:])
-        elif words and words[0] == "make":
-            targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
-            assert set(words[1:]) <= set(targets)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")

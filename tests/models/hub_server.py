@@ -167,7 +167,9 @@ def serve() -> Iterator[FakeHub]:
         hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-        yield hub
-        hub.end.set()
-        server.shutdown()
-        thread.join()
+        try:
+            yield hub
+        finally:
+            hub.end.set()
+            server.shutdown()
+            thread.join()

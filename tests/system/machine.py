@@ -77,6 +77,10 @@ class Machine:
 
     # Commands and files
 
+    def command(self, *words: str) -> list[str]:
+        """What, typed outside, runs a command on it as root."""
+        return ["bash", str(_SANDBOX), "exec", str(self._folder), *words]
+
     def run(self, *words: str, given: str = "", check: bool = True) -> str:
         """Run a command on it as root; its output."""
         done = self._sandbox("exec", *words, given=given, check=check)

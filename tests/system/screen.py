@@ -51,6 +51,11 @@ class Screen:
             self.process.wait()
         os.close(self._ours)
 
+    def said(self) -> str:
+        """All that was written so far, one after the other."""
+        self._read()
+        return _CONTROL.sub("", self.written.decode(errors="replace"))
+
     def lines(self) -> list[str]:
         """What the screen showed last: each picture of it begins with the cursor in its corner."""
         self._read()
@@ -67,6 +72,10 @@ class Screen:
 
         found: str = wait_until(look, what)
         return found
+
+    def press(self, keys: str) -> None:
+        """Type on its keyboard."""
+        os.write(self._ours, keys.encode())
 
     def end(self, number: int = signal.SIGINT) -> int:
         """End the command as Ctrl+C does; its exit code."""

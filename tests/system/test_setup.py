@@ -15,8 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from system.instance import wait_until
+from snippets import Command
+from system.instance import PATIENCE_SECONDS, wait_until
 from system.machine import Machine
+from system.screen import Screen
+from system.shell import Page
+from wild.tools import needs
 
 import atenea
 
@@ -29,18 +33,18 @@ ATENEA = f"atenea {atenea.__version__}"
 CHECKOUT = "LICENSE README.md atenea.service daemon docs etc hallo2 plugins pyproject.toml scripts"
 COPY = f'mkdir -p "$0" && cd {REPOSITORY} && cp -r {CHECKOUT} "$0"'
 
+NO_MODELS = [
+    "models: fetching into paths.models of /etc/atenea/atenea.toml",
+    "atenea: the models' licences have to be accepted, and there is no terminal to ask on; read docs/models.md and add"
+    " --yes",
+]
+
 PREREQUISITES = """
 import ensurepip, os, sys, sysconfig, venv
 assert sys.version_info >= (3, 11)
 os.stat(sysconfig.get_path("include") + "/Python.h")
 print(sys.version_info[1])
 """
-
-
-def documented(title: str, number: int = 0) -> str:
-    """The commands in a section of docs/setup.md."""
-    section = (REPOSITORY / "docs" / "setup.md").read_text().partition(f"## {title}\n")[2].partition("\n## ")[0]
-    return str(re.findall(r"```sh\n(.*?)```", section, re.DOTALL)[number])
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +87,14 @@ def environment(python: str, pytestconfig: pytest.Config) -> list[str]:
 
 @pytest.fixture
 def machine(tmp_path: Path, python: str) -> Iterator[Machine]:
-    """A machine on which nothing of atenea is installed; ana, who is no member of any group, may become root."""
+    """A machine without a GPU on which nothing of atenea is installed; ana, in no group, may become root."""
     if not Path("/lib/systemd/systemd").exists() or not shutil.which("unshare"):
         pytest.skip("systemd is not installed")
     machine = Machine(tmp_path)
     try:
         machine.run("sh", "-c", COPY, "/srv/atenea")
+        machine.run("mount", "-t", "tmpfs", "tmpfs", "/proc/driver")
+        machine.run("rm", "-f", "/usr/bin/nvidia-smi")
         machine.run("useradd", "--create-home", "ana")
         machine.write("/usr/local/bin/sudo", '#!/bin/sh\nexec "$@"\n')
         machine.run("chmod", "+x", "/usr/local/bin/sudo")
@@ -97,52 +103,115 @@ def machine(tmp_path: Path, python: str) -> Iterator[Machine]:
         machine.power_off()
 
 
-def test_the_documented_commands_on_a_machine_with_systemd(
-    machine: Machine, environment: list[str], python: str
-) -> None:
-    def type_in(commands: str) -> list[str]:
-        return machine.run(*environment, "bash", "-euc", f"cd /srv/atenea\n{commands}").splitlines()
+FAREWELL = (
+    "Drop texts into /var/lib/atenea/inbox; videos appear in /var/lib/atenea/outbox. Who may: usermod -aG atenea NAME"
+)
 
-    install, uninstall = documented("A machine without a GPU"), documented("Upgrading, and going back")
-    farewell = (
-        "Drop texts into /var/lib/atenea/inbox; videos appear in /var/lib/atenea/outbox."
-        " Who may: usermod -aG atenea NAME"
-    )
-    assert type_in(install) == [
+SSHD = """
+echo 127.0.0.1 server >>/etc/hosts
+usermod --password '*' --shell /bin/bash ana
+mkdir -m 700 ~ana/.ssh
+echo StrictHostKeyChecking no >~ana/.ssh/config
+ssh-keygen -q -t ed25519 -N '' -f ~ana/.ssh/id_ed25519
+cp ~ana/.ssh/id_ed25519.pub ~ana/.ssh/authorized_keys
+chown -R ana:ana ~ana/.ssh
+ssh-keygen -A
+mkdir -p /run/sshd
+systemd-run --quiet /usr/sbin/sshd -D -o UsePAM=no
+until runuser -u ana -- ssh server true; do sleep 0.05; done
+"""
+
+
+class Reader:
+    """Somebody who types what stands in docs/setup.md, in the checkout; as root, for that is what sudo does."""
+
+    def __init__(self, machine: Machine, environment: list[str]) -> None:
+        self.machine = machine
+        self._environment = environment
+
+    def type(self, command: Command, *, more: str = "", given: str = "", code: int = 0) -> list[str]:
+        """Type a command, with more words perhaps; the lines that it prints."""
+        words = ("bash", "-c", f"cd /srv/atenea\n{command.text} {more}\n[ $? = {code} ]")
+        return self.machine.run(*self._environment, *words, given=given).splitlines()
+
+    def from_anywhere(self, command: Command) -> list[str]:
+        """What ana runs on her own machine, in her home folder."""
+        return ["runuser", "-u", "ana", "--", "env", "--chdir=/home/ana", "bash", "-euc", command.text]
+
+
+def test_the_documented_commands_on_a_machine_with_systemd(
+    machine: Machine, environment: list[str], python: str, tmp_path: Path
+) -> None:
+    """What of the page is left out: to install the driver of a GPU, and torch and the models for it."""
+    needs("sshd", "openssh-server")
+    reader = Reader(machine, environment)
+    with Page("docs/setup.md", without="RunPod, and other containers") as page:
+        installed_for_the_first_time(reader, page, python)
+        used_from_anywhere(reader, page, tmp_path)
+        upgraded(reader, page, python)
+        given_the_key(reader, page)
+        uninstalled(reader, page)
+
+
+def installed_for_the_first_time(reader: Reader, page: Page, python: str) -> None:
+    """Up to the licences of the models: there is no terminal to accept them on, and no network to fetch them."""
+    assert reader.type(page.next("sudo scripts/setup.sh --hallo2 --models"), code=2) == [
         f"packages: all there, with Python {python}",
         "/etc/sysusers.d/atenea.conf: written",
         "user atenea: made",
         "/etc/tmpfiles.d/atenea.conf: written",
         "/etc/atenea/atenea.toml: written",
+        "hallo2: left out, for there is no NVIDIA driver; install one (docs/setup.md), then run this again",
         "program: installing with provenance,systemd, which takes a while",
         f"program: {ATENEA}, in /opt/atenea/venv",
         "/etc/systemd/system/atenea.service: written",
         "service: runs",
-        farewell,
+        *NO_MODELS,
     ]
-    machine.drop("hello.txt", "Hello from a machine of my own.")
-    video = machine.output("hello.mp4")
-    assert machine.run_as("ana", "head", "--bytes=8", video).endswith("ftyp")
-    wait_until(lambda: machine.job("hello")["state"] == "done", "the job to be done")
+    assert reader.machine.run("id", "-nG", "ana") == "ana\n"
+    reader.type(page.next("sudo usermod -aG atenea"))
+    assert reader.machine.run("id", "-nG", "ana") == "ana atenea\n"
 
+
+def used_from_anywhere(reader: Reader, page: Page, folder: Path) -> None:
+    """By ssh, from this machine itself: a picture that speaks."""
+    machine = reader.machine
+    machine.run("bash", "-euc", SSHD)
+    machine.run("install", "-o", "ana", str(REPOSITORY / "docs" / "pictures" / "preview.png"), "/home/ana/ana.png")
+    machine.write("/home/ana/ana.txt", "Hello from a machine of my own.")
+    machine.run(*reader.from_anywhere(page.next("scp ana.png ana.txt")))
+    watching = machine.command(*reader.from_anywhere(page.next("ssh -t server atenea jobs --watch")))
+    with Screen(watching, folder, os.environ) as terminal:
+        terminal.wait_for(lambda shown: re.search(r" ana +done", shown), "ana to be done")
+        terminal.press("\x03")
+        assert terminal.process.wait(PATIENCE_SECONDS) == 0
+    machine.run(*reader.from_anywhere(page.next("scp server:")))
+    assert machine.run("head", "--bytes=8", "/home/ana/ana.mp4").endswith("ftyp")
+    assert "avatar" in json.loads(machine.run("cat", machine.output("ana.json")))["inputs"]
+
+
+def upgraded(reader: Reader, page: Page, python: str) -> None:
+    """Nothing is stopped while nothing has changed; jobs that wait are made by the newer code."""
+    machine, install = reader.machine, page.next("sudo scripts/setup.sh")
     before = machine.show("MainPID")
     configuration = machine.run("cat", "/etc/atenea/atenea.toml") + "[render]\nplugin = 'preview'\n"
     machine.write("/etc/atenea/atenea.toml", configuration)
     unchanged = [f"packages: all there, with Python {python}", "/etc/atenea/atenea.toml: kept"]
-    assert type_in(install) == [*unchanged, f"program: {ATENEA}, as before", "service: runs, as before", farewell]
+    assert reader.type(install) == [*unchanged, f"program: {ATENEA}, as before", "service: runs, as before", FAREWELL]
     assert machine.show("MainPID") == before
+    reader.type(page.next("sudo usermod -aG atenea"))
 
     machine.run_as("ana", "atenea", "pause")
     machine.drop("later.txt", "Said by newer code.")
     machine.run("sh", "-c", "echo >>/srv/atenea/plugins/poster.py")
-    assert type_in(install.replace("setup.sh", "setup.sh --offline")) == [
+    assert reader.type(install, more="--offline") == [
         *unchanged,
         "service: stopping; its jobs go on afterwards",
         "program: installing with provenance,systemd, which takes a while",
         f"program: {ATENEA}, in /opt/atenea/venv",
         "/etc/systemd/system/atenea.service.d/cpu-only.conf: written",
         "service: runs",
-        farewell,
+        FAREWELL,
     ]
     assert machine.show("MainPID") != before
     machine.run_as("ana", "atenea", "resume")
@@ -150,7 +219,26 @@ def test_the_documented_commands_on_a_machine_with_systemd(
     wait_until(lambda: machine.job("later")["state"] == "done", "the job to go on")
     assert machine.run("cat", "/etc/atenea/atenea.toml") == configuration
 
-    assert type_in(uninstall) == [
+
+def given_the_key(reader: Reader, page: Page) -> None:
+    """What asks for it is given it, though root alone can read it; there is no network to try it."""
+    machine = reader.machine
+    reader.type(page.next("sudo install -m 600 /dev/stdin"), given="sk-pasted\n")
+    assert machine.run("stat", "--format=%U %a", "/etc/atenea/openai_api_key") == "root 600\n"
+    before = machine.show("MainPID")
+    reader.type(page.next("sudo systemctl restart atenea"))
+    assert machine.show("MainPID") not in (before, {"MainPID": "0"})
+    with_openai = machine.run("cat", "/etc/atenea/atenea.toml") + "[tts]\nplugin = 'openai'\n"
+    machine.write("/etc/atenea/atenea.toml", with_openai)
+    said = reader.type(page.next("sudo systemd-run"), code=1)
+    assert "  problem  server: the connection to api.openai.com failed (ConnectError)" in said
+    assert "OPENAI_API_KEY" not in "".join(said)
+
+
+def uninstalled(reader: Reader, page: Page) -> None:
+    """Configuration, data and user stay, until they too are to go."""
+    machine, uninstall = reader.machine, page.next("sudo scripts/setup.sh --uninstall")
+    assert reader.type(uninstall) == [
         "service: stopping; its jobs go on afterwards",
         "removed: service and program",
         "kept: /etc/atenea /var/lib/atenea /var/cache/atenea, user atenea; --uninstall --purge removes them too",
@@ -159,10 +247,10 @@ def test_the_documented_commands_on_a_machine_with_systemd(
     places = ["/opt/atenea", "/etc/sysusers.d/atenea.conf", "/etc/tmpfiles.d/atenea.conf", "/usr/local/bin/atenea"]
     places.append("/etc/systemd/system/atenea.service.d")
     assert [place for place in places if machine.succeeds("test", "-e", place)] == []
-    assert machine.names("outbox") == ["hello.json", "hello.mp4", "later.json", "later.mp4"]
-    assert machine.run("cat", "/etc/atenea/atenea.toml") == configuration
+    assert machine.names("outbox") == ["ana.json", "ana.mp4", "later.json", "later.mp4"]
+    assert machine.succeeds("test", "-e", "/etc/atenea/atenea.toml")
 
-    assert type_in(f"{uninstall.strip()} --purge") == [
+    assert reader.type(uninstall, more="--purge") == [
         "removed: service and program",
         "removed: configuration, data, user atenea",
     ]
@@ -233,22 +321,22 @@ def volume(tmp_path: Path) -> Path:
 def test_the_documented_commands_in_a_container(
     tmp_path: Path, volume: Path, environment: list[str], python: str
 ) -> None:
-    install, run, again = (documented("RunPod, and other containers", number).strip() for number in range(3))
-    install = install.replace("--models ", "")  # there is no network
+    with Page("docs/setup.md", only="RunPod, and other containers") as page:
+        install, run, again = (page.next(begin).text for begin in ("/workspace/", "runuser -u atenea", "/workspace/"))
     before = ["volume: everything lies in /workspace/atenea", f"packages: all there, with Python {python}"]
     made = ["/etc/sysusers.d/atenea.conf: written", "user atenea: made", "/etc/tmpfiles.d/atenea.conf: written"]
     farewell = ["There is no systemd here to run it. This does, until it is told to stop:", f"    {run}"]
 
     with container(tmp_path / "first", volume) as first:
         first.run("sh", "-c", COPY, "/workspace/atenea-source")
-        assert first.run(*environment, "bash", "-euc", install).splitlines() == [
+        assert first.run(*environment, "bash", "-euc", install, code=2).splitlines() == [
             *before,
             *made,
             "/etc/atenea/atenea.toml: written",
             "hallo2: left out, for there is no NVIDIA driver; install one (docs/setup.md), then run this again",
             "program: installing with provenance, which takes a while",
             f"program: {ATENEA}, in /opt/atenea/venv",
-            *farewell,
+            *NO_MODELS,
         ]
         first.run("runuser", "-u", "atenea", "--", "sh", "-c", "echo Hello. >/var/lib/atenea/inbox/hello.txt")
         said = first.run(*environment, "bash", "-euc", f"cd /root; {run} --once")
@@ -261,12 +349,6 @@ def test_the_documented_commands_in_a_container(
         assert second.run(*environment, "bash", "-euc", again).splitlines() == [*before, *made, *kept, *farewell]
         assert second.run("find", "/workspace/atenea/lib", "!", "-user", "atenea") == ""
         assert json.loads(second.run(*environment, "atenea", "show", "hello", "--json"))["state"] == "done"
-
-        assert second.run(*environment, "bash", "-euc", f"{again} --models", code=2).splitlines()[-2:] == [
-            "models: fetching into paths.models of /etc/atenea/atenea.toml",
-            "atenea: the models' licences have to be accepted, and there is no terminal to ask on; read docs/models.md"
-            " and add --yes",
-        ]
 
         # What a network volume does that keeps no owners.
         second.run("chown", "-R", "earlier", "/workspace/atenea/lib")

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from system.instance import PATIENCE_SECONDS, Instance, wait_until
-from wild.tools import assert_once, free_port, long_text, needs, refusal, run, running, said, send, stall, taken
-
-SSHD_CONFIG = """
-Port {port}
-ListenAddress 127.0.0.1
-HostKey {folder}/host_key
-AuthorizedKeysFile {folder}/key.pub
-PidFile none
-StrictModes no
-UsePAM no
-PermitRootLogin yes
-Subsystem sftp internal-sftp
-"""
+from wild.ssh import Server
+from wild.tools import assert_once, long_text, needs, refusal, run, running, said, send, stall, taken
 
 LONG = long_text(600_000)
 SLOW = ("-l", "2000")
@@ -31,35 +17,6 @@ SLOW = ("-l", "2000")
 
 SLOWER = ("-l", "500")
 """For what is interrupted and never comes to its end."""
-
-
-class Server:
-    """An sshd on loopback, and the options with which clients reach it."""
-
-    def __init__(self, folder: Path) -> None:
-        sshd = needs("sshd", "openssh-server")
-        if os.getuid() == 0:
-            Path("/run/sshd").mkdir(exist_ok=True)  # which the Debian package's unit would have made
-        self.port = free_port()
-        for key in ("host_key", "key"):
-            run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key)
-        (folder / "sshd_config").write_text(SSHD_CONFIG.format(port=self.port, folder=folder))
-        (folder / "ssh_config").write_text(
-            f"Host *\nPort {self.port}\nIdentityFile {folder}/key\nIdentitiesOnly yes\nStrictHostKeyChecking no\n"
-            f"UserKnownHostsFile {folder}/known_hosts\nLogLevel ERROR\nUser {getpass.getuser()}\n"
-        )
-        self.options = ("-F", str(folder / "ssh_config"))
-        with (folder / "log").open("wb") as log:
-            self._process = subprocess.Popen([sshd, "-D", "-e", "-f", folder / "sshd_config"], stderr=log)
-        wait_until(self._answers, "sshd")
-
-    def _answers(self) -> bool:
-        return subprocess.run(["ssh", *self.options, "127.0.0.1", "true"], capture_output=True).returncode == 0
-
-    def stop(self) -> None:
-        """End it; its sessions end with their clients."""
-        self._process.terminate()
-        self._process.wait(PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module")
