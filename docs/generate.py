@@ -19,9 +19,12 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from atenea.cli.app import app
+from atenea.cli.app import app, argument_usage
+from atenea.cli.commands import register
 from atenea.config import Settings
 from atenea.jobfile import FILE_KEYS, JobKeys
+
+register()
 
 PAGE = Path(__file__).with_name("reference.md")
 
@@ -57,7 +60,7 @@ def _commands() -> Iterator[tuple[str, ...]]:
     yield "command", "what it does"
     for name, command in _walk("atenea", typer.main.get_command(app)):
         needed = [f"{item.opts[0]} {item.metavar}" for item in _parameters(command, "option") if item.required]
-        usage = " ".join([name, *needed, *map(_argument, _parameters(command, "argument"))])
+        usage = " ".join([name, *needed, *map(argument_usage, _parameters(command, "argument"))])
         yield f"`{usage}`", " ".join(inspect.cleandoc(command.help or "").split())
 
 
@@ -103,11 +106,6 @@ def _parameters(command: Any, kind: str) -> Iterator[Any]:
     return (parameter for parameter in command.params if parameter.param_type_name == kind and not parameter.hidden)
 
 
-def _argument(argument: Any) -> str:
-    shown = f"{argument.metavar}{'...' if argument.nargs != 1 else ''}"
-    return shown if argument.required else f"[{shown}]"
-
-
 def _option(option: Any) -> str:
     *others, last = option.opts
     value = f" {option.metavar}" if option.metavar else ""
@@ -130,7 +128,7 @@ def _type(field: FieldInfo) -> str:
 
 def _default(field: FieldInfo) -> str:
     if field.default_factory:
-        return "number of cores"
+        return inspect.getdoc(field.default_factory) or ""
     return f"`{json.dumps(field.default, default=str)}`"
 
 

@@ -85,8 +85,8 @@ class Machine:
         return tuple(name for name, found in there.items() if not found)
 
     @property
-    def runs_faces(self) -> bool:
-        """Whether onnxruntime can run the networks that look at faces and separate vocals; they run on the CPU."""
+    def runs_onnx(self) -> bool:
+        """Whether onnxruntime can run the networks that look at faces and separate vocals: both ask for the CPU."""
         return set(CPU) <= set(self.providers)
 
 

@@ -19,11 +19,12 @@ _FATAL_ONLY = 4
 
 
 def open_model(path: Path, providers: Sequence[str]) -> onnxruntime.InferenceSession:
-    """A session that logs nothing.
+    """A session that logs nothing, and runs on the first of the providers.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no ONNX network, or is damaged; or onnxruntime has none of the providers here.
+        ValueError: it is no ONNX network, or is damaged; or onnxruntime lacks one of the providers here, or cannot load
+            the first.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: download the model bundle again")
@@ -35,9 +36,14 @@ def open_model(path: Path, providers: Sequence[str]) -> onnxruntime.InferenceSes
     # What goes wrong is raised as an exception besides; the rest is advice on the machine.
     options.log_severity_level = _FATAL_ONLY
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except _UNREADABLE as error:
         raise ValueError(f"{path} is no ONNX network, or is damaged: download the model bundle again") from error
+    # A provider that is there, but whose libraries are not, it replaces by the CPU just as quietly.
+    running = session.get_providers()
+    if running[0] != providers[0]:
+        raise ValueError(f"onnxruntime cannot load {providers[0]} here: install what it needs, or ask for the CPU")
+    return session
 
 
 def input_size(session: onnxruntime.InferenceSession, default: int) -> tuple[int, int]:

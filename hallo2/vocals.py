@@ -60,7 +60,7 @@ class VocalSeparator:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no ONNX model, or not this one; or onnxruntime has none of the providers.
+        ValueError: it is no ONNX model, or not this one; or onnxruntime lacks a provider, or cannot load the first.
     """
 
     def __init__(self, model_path: str | os.PathLike[str], providers: Sequence[str] = CPU) -> None:

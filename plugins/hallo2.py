@@ -698,11 +698,7 @@ def diagnose(ctx: Context) -> list[Finding]:
 
 def judged(machine: Machine, options: Options) -> Iterator[Finding]:
     """What a machine means for a render."""
-    if not machine.runs_faces:
-        text = f"onnxruntime cannot run networks on the CPU, only on {', '.join(machine.providers) or 'nothing'}"
-        yield Finding("faces", "problem", text, "pip install --force-reinstall onnxruntime")
-    else:
-        yield Finding("faces", "ok", "onnxruntime looks at faces on the CPU, as it should: once for each video")
+    yield from _onnx_findings(machine, options)
     if options.device == "cpu":
         text = 'device is "cpu": a second of video takes many minutes'
         yield Finding("gpu", "note", text, 'set device = "cuda" under [render.hallo2] where there is an NVIDIA GPU')
@@ -715,6 +711,19 @@ def judged(machine: Machine, options: Options) -> Iterator[Finding]:
         yield Finding("gpu", "ok", text)
         yield _memory_finding(machine.gpu, options)
         yield _kernels_finding(machine)
+
+
+def _onnx_findings(machine: Machine, options: Options) -> Iterator[Finding]:
+    """What the networks for onnxruntime run on: the engine asks for the CPU, whatever else is there."""
+    works = {"faces": "onnxruntime looks at faces on the CPU, as it should: once for each video"}
+    if options.separate_vocals:
+        works["vocals"] = "onnxruntime takes music out of recordings on the CPU, as it should: once for each recording"
+    for check, text in works.items():
+        if machine.runs_onnx:
+            yield Finding(check, "ok", text)
+        else:
+            lacking = f"onnxruntime cannot run networks on the CPU, only on {', '.join(machine.providers) or 'nothing'}"
+            yield Finding(check, "problem", lacking, "pip install --force-reinstall onnxruntime")
 
 
 def _unusable(machine: Machine, options: Options) -> tuple[str, str]:

@@ -185,7 +185,15 @@ def tts(job: Job, ctx: Context) -> Path:
     if options.spoken_voice != options.voice:
         ctx.log.warning("the Realtime API lacks this voice", voice=options.voice, spoken_by=options.spoken_voice)
     keep = max(3600.0, options.deadline_seconds)
-    cache = SoundCache(ctx.cache, options.cache_megabytes * 1_000_000, spare_seconds=keep)
+    cache = SoundCache(
+        ctx.cache,
+        options.cache_megabytes * 1_000_000,
+        spare_seconds=keep,
+        refuge=ctx.workdir / "pieces",
+        on_trouble=lambda error: ctx.log.warning(
+            "the cache cannot take more; this job keeps its speech itself", cache=str(ctx.cache), error=str(error)
+        ),
+    )
     server = Server(options.host, options.model, _key(options), options.stall_seconds)
     work = _Work(ctx, options, pieces, cache, server)
     try:
@@ -235,7 +243,7 @@ class _Work:
 
     def samples(self, number: int) -> Any:
         """The samples of a piece that was spoken."""
-        sound = self.cache.find(self.entry(number))
+        sound = self.cache.find(self.entry(number), self.will_do)
         if sound is None:
             raise TransientError("a piece went from the cache, or was damaged there, before it was used")
         return sound.samples

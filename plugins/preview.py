@@ -25,8 +25,8 @@ from atenea.media.avatar import MOUTH_BOX, talking_avatar
 from atenea.media.mux import VideoWriter, yuv420p
 from atenea.media.pictures import load_avatar, square
 from atenea.options import SquareVideoOptions
+from atenea.speech_clock import in_wav
 from atenea.speech_timing import spread_words, unspaced
-from atenea.subtitles.clock import in_wav
 
 needs = {"cpu"}
 

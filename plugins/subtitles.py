@@ -75,9 +75,9 @@ def _options(ctx: Context) -> Options:
 
 def _cues(text: str, ctx: Context) -> list[Cue]:
     from atenea.media.audio import SAMPLE_RATE, wav_info  # noqa: PLC0415
+    from atenea.speech_clock import in_wav  # noqa: PLC0415
     from atenea.speech_timing import spread_words  # noqa: PLC0415
     from atenea.subtitles.atoms import atoms  # noqa: PLC0415
-    from atenea.subtitles.clock import in_wav  # noqa: PLC0415
     from atenea.subtitles.layout import Shape, cues  # noqa: PLC0415
 
     assert ctx.wav and ctx.speech  # noqa: S101 - a job with a text has both by now

@@ -13,9 +13,11 @@ import pytest
 from stock import STEPS, Jobs
 
 from atenea import ledger as ledger_module
+from atenea.cli.lines import job_line
 from atenea.config import Config, Paths
-from atenea.estimate import Forecast, forecast, forecast_of, forecasts, frame_count
+from atenea.estimate import Forecast, forecast, forecast_of, forecasts, frame_count, starts
 from atenea.ledger import Ledger
+from atenea.progress import Progress
 from atenea.queue_desk import NotRunning, QueueDesk
 from atenea.rows import JobRow, RenderRow
 
@@ -100,7 +102,8 @@ class History:
         monkeypatch.setattr(time, "time", lambda: self.now)
 
     def to_render(self, name: str = "hello", *, samples: Any = 16_000, plugin: str = "hallo2", **given: Any) -> JobRow:
-        render = replace(STEPS[2], plugin=plugin, options=given)
+        needs = frozenset({"gpu" if plugin == "hallo2" else "cpu"})
+        render = replace(STEPS[2], plugin=plugin, options=given, needs=needs)
         job = self.jobs.planned(name, (*STEPS[:2], render, *STEPS[3:]))
         self.jobs.complete(job)
         self.jobs.complete(job, samples=samples)
@@ -153,6 +156,63 @@ def test_many_jobs_at_once(history: History, db: Ledger) -> None:
         third.id: Forecast(25, None),
     }
     assert [render.job_id for render in db.next_renders(2)] == [first.id, second.id]
+
+
+def test_renders_take_turns_on_the_gpu(history: History, db: Ledger, jobs: Jobs) -> None:
+    history.finished(50.0)
+    first, second, third = (history.to_render(samples=samples) for samples in (16_000, 32_000, 16_000))
+
+    def told(running: dict[str, float | None], gpus: int = 1) -> dict[str, float]:
+        return starts(db.active(), forecasts(db, db.next_renders(10)), running, gpus, history.now)
+
+    assert told({first.id: 20.0}) == {second.id: 20.0, third.id: 120.0}
+    assert told({first.id: 20.0, second.id: 70.0}, gpus=2) == {third.id: 20.0}
+    # One of them starts now, or there is no telling when.
+    assert told({}) == told({}, gpus=0) == told({first.id: 20.0}, gpus=2) == {}
+    assert told({first.id: None}) == told({first.id: 20.0, second.id: None}, gpus=2) == {}
+    # Others do not count: one on the CPU, one that is rendered, one that waits for its next attempt.
+    history.rendered(9.0)
+    history.to_render(plugin="preview")
+    later = history.to_render()
+    db.try_again(jobs.begin(later), later, db.steps(later.id)[3], error="busy", until=history.now + 60, died=False)
+    last = history.to_render()
+    assert told({first.id: 20.0}) == {second.id: 20.0, third.id: 120.0, last.id: 170.0}
+
+
+def test_behind_what_nobody_knows_no_start_is_told(history: History, db: Ledger, jobs: Jobs) -> None:
+    history.finished(50.0)
+    first, second = history.to_render(), history.to_render()
+    unknown = history.to_render(num_inference_steps=7)
+    behind = history.to_render()
+
+    def told() -> set[str]:
+        return starts(db.active(), forecasts(db, db.next_renders(10)), {first.id: 20.0}, 1, history.now).keys()
+
+    assert told() == {second.id, unknown.id}
+    db.cancel(unknown)
+    assert told() == {second.id, behind.id}
+    jobs.planned("urgent", priority=1)  # its speech is still to be made
+    assert told() == set()
+
+
+def test_the_list_tells_when_a_render_starts(history: History, db: Ledger, tmp_path: Path) -> None:
+    class Running(NotRunning):
+        def slots(self, need: str) -> int:
+            return {"gpu": 1}[need]
+
+        def progress(self, job_id: str) -> Progress | None:
+            return Progress("render", "hallo2", forecast=Forecast(25, 50.0)) if job_id == first.id else None
+
+    history.finished(50.0)
+    first, second = history.to_render(), history.to_render()
+    desk = QueueDesk(Config(paths=Paths(state=tmp_path)), db, Running())
+    running, waiting, _ = desk.jobs()["jobs"]
+    assert (running["id"], running["starts_in"], waiting["id"]) == (first.id, None, second.id)
+    assert 0 < waiting["starts_in"] <= 50
+    assert desk.show(second.id)["starts_in"] <= 50
+    assert job_line(waiting | {"starts_in": 302.0}).split("\t")[3:] == ["", "~50 s", "starts in about 5 min 2 s"]
+    db.pause(True)
+    assert [view["starts_in"] for view in desk.jobs()["jobs"]] == [None, None, None]
 
 
 def test_the_commands_tell_it(history: History, db: Ledger, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ below the number from which Pillow itself warns."""
 BACKGROUND = (225, 225, 225)
 """What shows through where a picture is transparent: a plain light wall."""
 
+_BAND_PIXELS = 2**18
+
 _BROKEN = (OSError, EOFError, SyntaxError, ValueError, IndexError, KeyError, TypeError, RuntimeError, struct.error)
 """What Pillow's decoders raise on files that are cut off or damaged."""
 
@@ -70,7 +72,15 @@ def _flattened(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:
-    """Grey of 16 bits or more: white is 65535; of real numbers: 1. Pillow's own conversion would cut off at 255."""
+    """Grey of 16 bits or more: white is 65535; of real numbers: 1. Pillow's own conversion would cut off at 255.
+
+    It is done band by band: as real numbers, the largest pictures would take gigabytes.
+    """
     white = 1.0 if picture.mode == "F" else 65535.0
-    values = np.nan_to_num(np.asarray(picture, np.float64)) / white
-    return Image.fromarray((values.clip(0, 1) * 255 + 0.5).astype(np.uint8))
+    grey = Image.new("L", picture.size)
+    rows = max(1, _BAND_PIXELS // max(1, picture.width))
+    for top in range(0, picture.height, rows):
+        box = (0, top, picture.width, min(top + rows, picture.height))
+        values = np.nan_to_num(np.asarray(picture.crop(box), np.float64)) / white
+        grey.paste(Image.fromarray((values.clip(0, 1) * 255 + 0.5).astype(np.uint8)), box)
+    return grey

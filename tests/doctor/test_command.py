@@ -15,7 +15,7 @@ from doctor.unprivileged import unprivileged
 from plugins.openai_server import SpeechServer
 from system.instance import PATIENCE_SECONDS, Instance, NewInstance
 
-from atenea import config
+from atenea import places
 from atenea.control import SOCKET
 from atenea.doctor import running
 from atenea.doctor.configuration import read_configuration
@@ -81,7 +81,7 @@ def test_a_configuration_that_this_user_may_not_look_for(monkeypatch: pytest.Mon
     with TemporaryDirectory() as folder:
         closed = Path(folder) / "closed"
         closed.mkdir(mode=0)
-        monkeypatch.setattr(config, "SERVICE_FILE", closed / "atenea.toml")
+        monkeypatch.setattr(places, "SERVICE_FILE", closed / "atenea.toml")
         monkeypatch.chdir("/")
         with unprivileged():
             (finding,) = read_configuration(None).findings

@@ -22,7 +22,7 @@ def home():
     with TemporaryDirectory() as folder:
         home = Path(folder)
         home.chmod(0o755)
-        for name in ("inbox", "outbox", "state", "cache"):
+        for name in ("inbox", "outbox", "state", "cache", "assets"):
             (home / name).mkdir()
             (home / name).chmod(0o777)
         yield home
@@ -44,7 +44,7 @@ def test_all_is_well(home):
     found = told(configured(home))
     found.pop("user", None)
     assert {check: status for check, (status, _, _) in found.items()} == dict.fromkeys(
-        ("inbox", "outbox", "state", "cache"), "ok"
+        ("inbox", "outbox", "state", "cache", "assets"), "ok"
     )
 
 
@@ -53,8 +53,8 @@ def test_folders_that_may_not_be_used(home):
     (home / "inbox").chmod(0o755)
     (home / "outbox").chmod(0o311)
     (home / "state").chmod(0)
+    (home / "plugins").mkdir()
     for name in ("assets", "plugins"):
-        (home / name).mkdir()
         (home / name).chmod(0o711)
     found = told(configured(home))
     mine = {"inbox": "0755", "outbox": "0311", "state": "0000"}
@@ -74,6 +74,27 @@ def test_folders_that_may_not_be_used(home):
         f"this was looked at as nobody, and {home}/state belongs to root",
         "run it as the daemon's user: sudo -u root atenea doctor",
     )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have folders that are another user's")
+def test_a_cache_that_another_user_left(home):
+    config = configured(home)
+    (home / "cache/espeak").mkdir()
+    (home / "cache/espeak").chmod(0o777)
+    (home / "cache/openai").mkdir(mode=0o755)
+    with unprivileged():
+        fine, closed = (finding for finding in folder_findings(config) if finding.check == "cache")
+    assert fine.status == "ok"
+    assert (closed.status, closed.text, closed.cure) == (
+        "problem",
+        f"{home}/cache/openai cannot be read and written by nobody: "
+        f"{home}/cache/openai belongs to root and has the mode 0755",
+        "let that user do it (chown, chmod), or set paths.cache to another folder",
+    )
+    (home / "cache").chmod(0o755)
+    with unprivileged():
+        (closed,) = (finding for finding in folder_findings(config) if finding.check == "cache")
+    assert closed.text.startswith(f"{home}/cache cannot be read and written by nobody: ")
 
 
 def test_folders_that_are_not_there(home):

@@ -129,7 +129,7 @@ def clips(jobs: Path) -> list[Path]:
 
 def test_a_killed_render_goes_on_and_is_the_same(instance):
     assets = instance.folder / "assets"
-    assets.mkdir()
+    assets.mkdir(exist_ok=True)
     (assets / "ana.png").write_bytes(picture(astronaut()))
     record(assets / "voice.wav", samples=40_001)
     instance.drop("whole.toml", JOB)

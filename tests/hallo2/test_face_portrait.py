@@ -2,6 +2,7 @@
 
 import re
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -15,7 +16,7 @@ from hallo2.face.detection import DetectedFace
 from hallo2.face.framing import Square, largest_square, square_around
 from hallo2.face.landmarks import HeadPose
 from hallo2.face.mesh import Box
-from hallo2.face.picture import BACKGROUND, MAX_PIXELS
+from hallo2.face.picture import BACKGROUND, MAX_PIXELS, open_picture
 from hallo2.face.suitability import check_size, edge_warnings, only_face, pose_warnings, square_warnings
 
 SQUARE = (138, 37, 176)
@@ -131,6 +132,20 @@ def test_grey_of_more_than_eight_bits(analysis, values):
     grey = np.asarray(astronaut().convert("L")).astype(np.float32)
     deep = prepare_portrait(Image.fromarray(values(grey)), analysis)
     assert deep.picture.tobytes() == prepare_portrait(astronaut().convert("L"), analysis).picture.tobytes()
+
+
+def test_large_grey_pictures_of_many_bits_take_little_memory():
+    ramp = np.arange(2048, dtype=np.uint16) * 32
+    picture = Image.fromarray(np.broadcast_to(ramp, (4096, 2048)).copy())
+    tracemalloc.start()
+    try:
+        upright = open_picture(picture, "ramp")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 16 << 20  # as real numbers, the picture would take four times that
+    expected = np.floor(ramp / 65535 * 255 + 0.5).astype(np.uint8)
+    assert np.array_equal(np.asarray(upright), np.broadcast_to(expected[:, None], (4096, 2048, 3)))
 
 
 def test_first_frame_of_a_moving_picture(analysis, tmp_path):

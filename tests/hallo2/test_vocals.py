@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -161,3 +162,14 @@ def test_wrong_model_files_are_named(networks, tmp_path, capfd):
     with pytest.raises(ValueError, match="onnxruntime has no NoSuchProvider here, only"):
         VocalSeparator(networks("good", nodes), providers=["NoSuchProvider"])
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_provider_that_cannot_be_loaded_is_not_replaced_by_the_cpu(networks, monkeypatch):
+    available = [*onnxruntime.get_available_providers(), "CUDAExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    file = networks("sound", [helper.make_node("Identity", ["input"], ["output"])])
+    with (
+        pytest.warns(UserWarning, match="'CUDAExecutionProvider' is not in available"),
+        pytest.raises(ValueError, match="onnxruntime cannot load CUDAExecutionProvider here: install"),
+    ):
+        VocalSeparator(file, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])

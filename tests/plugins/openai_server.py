@@ -93,6 +93,7 @@ class SpeechServer:
         voices: what `GET /v1/audio/voices` lists; None: there is no such list.
         listing: what it does instead of listing: one of `ERRORS`, "html", "redirect", "reset", or a JSON text.
         key: the only one that it takes for a list; None: any.
+        port: of this machine; 0: one that is free.
         slow_seconds: between the eight pieces of an answer that is "slow".
         paid: how often each text was spoken in full.
         requests: the bodies of all requests for speech, in order.
@@ -112,6 +113,7 @@ class SpeechServer:
     listing: str = "ok"
     key: str | None = None
     session_seconds: float = 3600.0
+    port: int = 0
     slow_seconds: float = 0.05
     paid: Counter[str] = field(default_factory=Counter)
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -155,7 +157,7 @@ class SpeechServer:
                 tasks.discard(task)
                 writer.close()
 
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(serve, "127.0.0.1", self.port)
         self.port = server.sockets[0].getsockname()[1]
         started.set()
         await self._end.wait()

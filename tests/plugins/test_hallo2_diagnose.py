@@ -129,8 +129,25 @@ def test_kernels_that_cannot_be_compiled(judged):
     assert text.startswith("the engine's own kernels are for Hopper GPUs")
 
 
-def test_faces_are_looked_at_on_the_cpu(judged):
-    assert judged(providers=("CUDAExecutionProvider",))["faces"][0] == "problem"
+def test_faces_and_vocals_are_for_the_cpu_whatever_else_onnxruntime_has(judged):
+    found = judged({"separate_vocals": True})
+    assert {check: found[check] for check in ("faces", "vocals")} == {
+        "faces": ("ok", "onnxruntime looks at faces on the CPU, as it should: once for each video", ""),
+        "vocals": (
+            "ok",
+            "onnxruntime takes music out of recordings on the CPU, as it should: once for each recording",
+            "",
+        ),
+    }
+    found = judged({"separate_vocals": True}, providers=("CUDAExecutionProvider",))
+    assert {found[check] for check in ("faces", "vocals")} == {
+        (
+            "problem",
+            "onnxruntime cannot run networks on the CPU, only on CUDAExecutionProvider",
+            "pip install --force-reinstall onnxruntime",
+        )
+    }
+    assert "vocals" not in judged(providers=())
 
 
 def test_the_cpu(judged):
@@ -146,7 +163,7 @@ def test_this_machine():
     assert (machine.gpus, machine.gpu, machine.has_kernels, machine.can_fuse) == (0, None, False, False)
     assert machine.fault
     assert machine.cuda == torch.version.cuda
-    assert machine.triton and machine.runs_faces
+    assert machine.triton and machine.runs_onnx
     assert look("cpu").fault is None
 
 

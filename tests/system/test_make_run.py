@@ -42,12 +42,20 @@ def make_run(folder: Path) -> str:
     return done.stdout
 
 
+def says_of_itself(folder: Path, video: Path) -> str:
+    """What the new installation reads from a video."""
+    command = [folder / ".venv/bin/atenea", "show", "--provenance", video]
+    said = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=True).stdout
+    return said.partition(": ")[2].partition(";")[0]
+
+
 def test_make_run_leaves_a_video_and_prints_its_path(copy: Path) -> None:
     outbox = copy / "outbox"
     assert make_run(copy).splitlines()[-1] == str(outbox / "hello.mp4")
     first = ["hello.jpg", "hello.json", "hello.mp4"]
     assert sorted(path.name for path in outbox.glob("[!.]*")) == first
     assert (outbox / "hello.mp4").read_bytes()[4:8] == b"ftyp"
+    assert says_of_itself(copy, outbox / "hello.mp4") == "made by AI: yes"
     assert (copy / "examples" / "hello.txt").is_file()
 
     assert make_run(copy).splitlines()[-1] == str(outbox / "hello-2.mp4")

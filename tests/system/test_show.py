@@ -93,7 +93,7 @@ def job() -> dict[str, Any]:
     steps = [step("intake", None, 1.0, 1.0), step("tts", "espeak", 0.04, 8.0), step("render", "hallo2", 150.0, 0.0)]
     values = {"id": "1k0z7h25ew6", "name": "hello", "state": "audio", "running": False, "stage": None, "plugin": None}
     values |= {"fraction": None, "progress": "", "seconds_left": None, "frames_per_second": None}
-    values |= {"render_seconds": 90.0, "next_attempt": None, "waiting_for": [], "error": None}
+    values |= {"render_seconds": 90.0, "starts_in": 300.0, "next_attempt": None, "waiting_for": [], "error": None}
     values |= {"file": "news/hello.txt", "taken": "2026-11-23T10:00:00.000+00:00"}
     return {**values, "steps": [*steps, step("publish")], "attempts": [], "files": [], "log": []}
 
@@ -101,6 +101,7 @@ def job() -> dict[str, Any]:
 def test_bars_stand_for_the_time_of_each_stage(job: dict[str, Any]) -> None:
     assert list(detail_lines(job)) == [
         "hello (1k0z7h25ew6): audio",
+        "  starts in about 5 min 0 s",
         "  the render will take about 1 min 30 s",
         "  taken: 2026-11-23T10:00:00.000+00:00 as news/hello.txt",
         "                       waited           ran",

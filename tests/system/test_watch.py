@@ -140,6 +140,36 @@ def test_in_a_pipe_a_line_is_printed_for_each_change(new_instance: NewInstance) 
         assert said == ("the daemon is running\n" if process is plain else "")
 
 
+def test_in_a_pipe_finished_jobs_have_no_percentage_of_the_step_that_was_their_last(new_instance: NewInstance) -> None:
+    instance = new_instance(CONFIG)
+    gates = Gates(instance)
+    gates.open("tts", "audio", "render")
+    instance.start()
+    instance.drop("hello.txt", "Hello.")
+    instance.wait_for_job("hello", lambda job: (job["stage"], job["fraction"]) == ("post", 0.25), "to be at the gate")
+    with subprocess.Popen(
+        instance.command("jobs", "--watch", "--config", "atenea.toml"),
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=instance.folder,
+    ) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline().split("\t")[1:4] == ["hello", "post", "25%"]
+        instance.drop("bad.txt", "")
+        while (line := watching.stdout.readline().rstrip("\n").split("\t"))[2] != "failed":
+            assert line[1:] in (["bad", "queued", "", "", ""], ["bad", "queued", "0%", "", ""])
+        assert line[1:4] == ["bad", "failed", ""]
+        gates.open("post")
+        while (line := watching.stdout.readline().rstrip("\n").split("\t"))[2] != "done":
+            assert line[1:3] == ["hello", "post"]
+        assert line[1:] == ["hello", "done", "", "", ""]
+        watching.send_signal(signal.SIGINT)
+        assert watching.communicate(timeout=PATIENCE_SECONDS)[0] == ""
+        assert watching.returncode == 0
+    listed = instance.atenea("jobs").stdout.splitlines()
+    assert {tuple(line.split("\t")[1:4]) for line in listed} == {("hello", "done", ""), ("bad", "failed", "")}
+
+
 def test_a_render_begins_with_the_time_that_the_last_one_took(new_instance: NewInstance) -> None:
     instance = new_instance(CONFIG)
     gates = Gates(instance)
@@ -167,7 +197,8 @@ def test_a_render_begins_with_the_time_that_the_last_one_took(new_instance: NewI
 def job(name: str, **more: Any) -> dict[str, Any]:
     values = {"id": "1k0z7h25ew6", "name": name, "state": "done", "running": False, "stage": None, "plugin": None}
     values |= {"fraction": None, "progress": "", "seconds_left": None, "frames_per_second": None}
-    return {**values, "render_seconds": None, "next_attempt": None, "waiting_for": [], "error": None, **more}
+    values |= {"render_seconds": None, "starts_in": None, "next_attempt": None, "waiting_for": [], "error": None}
+    return {**values, **more}
 
 
 def running(name: str, **more: Any) -> dict[str, Any]:
@@ -187,14 +218,14 @@ def drawn(jobs: list[dict[str, Any]], width: int, height: int, gpus: list[Gpu] |
 def test_a_render_tells_its_pace_and_others_what_they_wait_for() -> None:
     jobs = [
         running("one"),
-        job("two", state="audio", render_seconds=125.0),
+        job("two", state="audio", render_seconds=125.0, starts_in=61.0),
         job("bad", state="failed", error="no text"),
     ]
     lines = drawn(jobs, 120, 24)
     assert lines[2].split() == ["JOB", "NAME", "STAGE", "DONE", "FRAMES/S", "LEFT", "NOTE"]
     assert " ".join(lines[3].split("hallo2")[1].split()[1:]) == "50% 3.2 1 min 1 s clip 1 of 2"
     assert [line.split()[1:] for line in lines[6:]] == [
-        ["two", "audio", "~2", "min", "5", "s"],
+        ["two", "audio", "~2", "min", "5", "s", "starts", "in", "about", "1", "min", "1", "s"],
         ["bad", "failed", "no", "text"],
     ]
     assert "NOTE" not in drawn(jobs, 80, 24)[2]

@@ -10,6 +10,7 @@ from typing import Any
 from atenea.credentials import redact_all
 from atenea.doctor.configuration import read_configuration
 from atenea.doctor.folders import folder_findings
+from atenea.doctor.ledger import ledger_findings
 from atenea.doctor.machine import machine_findings
 from atenea.doctor.plugins import PATIENCE_SECONDS, Sections, plugin_sections
 from atenea.doctor.running import daemon_findings
@@ -37,7 +38,8 @@ def examine(file: Path | None, *, plugin_seconds: float = PATIENCE_SECONDS) -> S
         sections["configuration"].append(unseen)
         return sections
     sections["folders"] = [*folder_findings(read.config), *space_findings(read.config)]
-    sections["daemon"] = list(daemon_findings(read.config.paths.state))
+    state = read.config.paths.state
+    sections["daemon"] = [*daemon_findings(state), *ledger_findings(state)]
     for title, found in asyncio.run(plugin_sections(read.config, read.secrets, plugin_seconds)).items():
         sections.setdefault(title, []).extend(found)
     secrets = [*read.secrets.values()]

@@ -7,17 +7,17 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from atenea.access import READ, WRITE, closed_caches, elsewhere, let_in, may, obstacle, refusal, this_user
 from atenea.config import Config
-from atenea.control import LEDGER
 from atenea.finding import Finding
 from atenea.inbox.hints import Hints
+from atenea.ledger_file import LEDGER
 from atenea.plugin_files import user_name
 
-_READ, _WRITE = os.R_OK | os.X_OK, os.R_OK | os.W_OK | os.X_OK
-_MADE = {"inbox": _WRITE, "outbox": _WRITE, "state": _WRITE, "cache": _WRITE}
+_MADE = {"inbox": WRITE, "outbox": WRITE, "state": WRITE, "cache": WRITE, "assets": READ}
 """What atenea must be allowed in the folders that it makes."""
 
-_OPTIONAL = {"assets": _READ, "plugins": _READ}
+_OPTIONAL = {"plugins": READ}
 """The same for those that need not be there."""
 
 _OWN_FILES = (LEDGER, "daemon.lock", "workers.lock")
@@ -32,6 +32,7 @@ def folder_findings(config: Config) -> Iterator[Finding]:
         path = getattr(config.paths, name)
         if os.path.lexists(path):
             yield _there(name, path, mode)
+    yield from plugin_caches(config.paths.cache)
     yield from own_files(config.paths.state)
     yield from other_user(config.paths.state)
     yield from one_mount(config.paths.inbox, config.paths.state)
@@ -44,13 +45,13 @@ def made_folder(name: str, path: Path, mode: int) -> Finding:
         return _there(name, path, mode)
     parent = existing(path)
     if not os.path.isdir(parent):
-        return Finding(name, "problem", f"{path} cannot be made: {parent} is no folder", _elsewhere(name))
-    if not os.access(parent, os.X_OK, effective_ids=True):
-        text = f"{path} cannot be reached by {_user()}: {_obstacle(parent, os.X_OK)}"
-        return Finding(name, "problem", text, f"let that user enter {parent} (chmod), or {_elsewhere(name)}")
-    if not os.access(parent, os.W_OK, effective_ids=True):
-        text = f"{path} is not there, and {_user()} cannot make it: {_obstacle(parent, os.W_OK)}"
-        return Finding(name, "problem", text, f"sudo install -d -o {_user()} {path}, or {_elsewhere(name)}")
+        return Finding(name, "problem", f"{path} cannot be made: {parent} is no folder", elsewhere(name))
+    if not may(parent, os.X_OK):
+        text = f"{path} cannot be reached by {this_user()}: {obstacle(parent, os.X_OK)}"
+        return Finding(name, "problem", text, f"let that user enter {parent} (chmod), or {elsewhere(name)}")
+    if not may(parent, os.W_OK):
+        text = f"{path} is not there, and {this_user()} cannot make it: {obstacle(parent, os.W_OK)}"
+        return Finding(name, "problem", text, f"sudo install -d -o {this_user()} {path}, or {elsewhere(name)}")
     return Finding(name, "ok", f"{path} is not there yet, and will be made")
 
 
@@ -58,31 +59,36 @@ def _there(name: str, path: Path, mode: int) -> Finding:
     try:
         facts = path.stat()
     except OSError as error:
-        return Finding(name, "problem", f"{path} cannot be looked at: {error.strerror}", _elsewhere(name))
+        return Finding(name, "problem", f"{path} cannot be looked at: {error.strerror}", elsewhere(name))
     if not stat.S_ISDIR(facts.st_mode):
-        return Finding(name, "problem", f"{path} is no folder", f"move it away, or {_elsewhere(name)}")
-    if not os.access(path, mode, effective_ids=True):
-        what = "read and written" if mode & os.W_OK else "read"
-        text = f"{path} cannot be {what} by {_user()}: {_obstacle(path, mode)}"
-        return Finding(name, "problem", text, f"let that user do it (chown, chmod), or {_elsewhere(name)}")
+        return Finding(name, "problem", f"{path} is no folder", f"move it away, or {elsewhere(name)}")
+    if not may(path, mode):
+        return Finding(name, "problem", refusal(path, mode), let_in(name))
     return Finding(name, "ok", str(path))
+
+
+def plugin_caches(cache: Path) -> Iterator[Finding]:
+    """Whether the folders may be written that plugins have in the cache: another user's jobs may have left them."""
+    for folder in closed_caches(cache):
+        if folder != cache:
+            yield Finding("cache", "problem", refusal(folder, WRITE), let_in("cache"))
 
 
 def own_files(state: Path) -> Iterator[Finding]:
     """Whether the daemon's own files in the state folder may be written."""
     for file in (state / name for name in _OWN_FILES):
-        if os.path.isfile(file) and not os.access(file, os.R_OK | os.W_OK, effective_ids=True):
-            text = f"{file} cannot be read and written by {_user()}: {_obstacle(file, os.R_OK | os.W_OK)}"
-            yield Finding("state", "problem", text, f"sudo chown -R {_user()} {state}, or run this as the owner")
+        if os.path.isfile(file) and not may(file, os.R_OK | os.W_OK):
+            cure = f"sudo chown -R {this_user()} {state}, or run this as the owner"
+            yield Finding("state", "problem", refusal(file, os.R_OK | os.W_OK), cure)
 
 
 def other_user(state: Path) -> Iterator[Finding]:
     """Whether the daemon is likely to run as somebody else, for whom all this may look different."""
     place = existing(state)
-    may_be_there = place == state or not os.access(place, os.X_OK, effective_ids=True)
+    may_be_there = place == state or not may(place, os.X_OK)
     owner = place.stat().st_uid
     if may_be_there and owner != os.geteuid():
-        text = f"this was looked at as {_user()}, and {place} belongs to {user_name(owner)}"
+        text = f"this was looked at as {this_user()}, and {place} belongs to {user_name(owner)}"
         yield Finding("user", "note", text, f"run it as the daemon's user: sudo -u {user_name(owner)} atenea doctor")
 
 
@@ -101,7 +107,7 @@ def events(config: Config) -> Iterator[Finding]:
         text = f"watch.polling is set: the inbox is looked through every {watch.rescan_seconds:g} s"
         yield Finding("events", "ok", text)
         return
-    if not (os.path.isdir(inbox) and os.access(inbox, _READ, effective_ids=True)):
+    if not (os.path.isdir(inbox) and may(inbox, READ)):
         return
     hints = Hints(inbox, (), lambda: None, report=told.append)
     try:
@@ -138,22 +144,3 @@ def _mount_number(descriptor: int) -> str:
     except OSError:
         return ""
     return next((line for line in facts.splitlines() if line.startswith("mnt_id")), "")
-
-
-def _obstacle(path: Path, mode: int) -> str:
-    """Why a path may not be used so, as far as can be told."""
-    try:
-        if mode & os.W_OK and os.statvfs(path).f_flag & os.ST_RDONLY:
-            return f"{path} is on a file system that is mounted read-only"
-        facts = path.stat()
-    except OSError as error:
-        return f"{path}: {error.strerror}"
-    return f"{path} belongs to {user_name(facts.st_uid)} and has the mode {stat.S_IMODE(facts.st_mode):04o}"
-
-
-def _user() -> str:
-    return user_name(os.geteuid())
-
-
-def _elsewhere(name: str) -> str:
-    return f"set paths.{name} to another folder"
