@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -26,10 +27,11 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from faults.history import fill
 from stock import Jobs
 
-from atenea.control import LEDGER, ask
+from atenea.control import ask
 from atenea.estimate import forecast_of
-from atenea.inbox.taking import TakenRow
+from atenea.inbox.taken import TakenRow
 from atenea.ledger import Ledger
+from atenea.ledger_file import LEDGER, damage_of
 
 QUEUED = 100
 """Unfinished jobs beside the finished ones."""
@@ -97,6 +99,7 @@ def questions(path: Path, rounds: int) -> dict[str, tuple[float, float]]:
     for job in ledger.active():
         ledger.cancel(job)
     ledger.close()
+    found["look for damage, as each start does"] = _milliseconds(lambda: damage_of(path, has_jobs=True), 1)
     print(f"the ledger alone, {rounds} times each\n{'median':>10}   slowest")
     for name, (median, slowest) in found.items():
         print(f"{median:7.2f} ms {slowest:6.2f} ms   {name}", flush=True)
@@ -112,10 +115,17 @@ def listing(folder: Path, rounds: int) -> dict[str, tuple[float, float]]:
     def run() -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
-    found = {"without a daemon": _milliseconds(run, rounds)}
+    found = {
+        "without a daemon": _milliseconds(run, rounds),
+        "without a daemon, processor time": _processor_milliseconds(run, rounds),
+    }
     with Instance(folder) as instance:
         found["with a daemon"] = _milliseconds(run, rounds)
+        found["with a daemon, processor time"] = _processor_milliseconds(run, rounds)
         found["the daemon's answer"] = _milliseconds(lambda: ask(instance.config, "jobs"), rounds)
+    found["Python that does nothing"] = _milliseconds(
+        lambda: subprocess.run([sys.executable, "-c", "pass"], check=True), rounds
+    )
     found["only `atenea --version`"] = _milliseconds(
         lambda: subprocess.run([*command[:3], "--version"], check=True, stdout=subprocess.DEVNULL), rounds
     )
@@ -123,6 +133,17 @@ def listing(folder: Path, rounds: int) -> dict[str, tuple[float, float]]:
     for name, (median, slowest) in found.items():
         print(f"{median:7.1f} ms {slowest:6.1f} ms   {name}", flush=True)
     return found
+
+
+def _processor_milliseconds(work: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """What the processes that the work starts use of processors, the median and the most: no other work counts."""
+    seconds = []
+    for _ in range(rounds):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        work()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return round(1000 * statistics.median(seconds), 2), round(1000 * max(seconds), 2)
 
 
 def _milliseconds(work: Callable[[], object], rounds: int) -> tuple[float, float]:

@@ -9,16 +9,14 @@ from __future__ import annotations
 import itertools
 import json
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from atenea.errors import AteneaError, UsageError
-from atenea.inbox.taking import TakenRow
-from atenea.migrations import MIGRATIONS
+from atenea.errors import UsageError
+from atenea.inbox.taken import TakenRow
+from atenea.job_record import Record, drop_record, write_record
+from atenea.ledger_file import LedgerFile
 from atenea.naming import safe_stem
 from atenea.rows import INTAKE, PUBLISH, AttemptRow, JobRow, RenderRow, Step, StepRow, join_needs, split_needs
 
@@ -29,9 +27,6 @@ _LATE_SECONDS = 600.0
 
 _MOST_LATE = 200
 """Refused jobs that are looked at again."""
-
-_JOURNAL_BYTES = 16 * 2**20
-"""What the write-ahead log shrinks to once nobody reads any more what kept it from starting over."""
 
 _ACTIVE = "finished IS NULL"
 _KEPT = "INDEXED BY jobs_kept WHERE cleaned = 0 AND finished IS NOT NULL"
@@ -81,42 +76,16 @@ PAST_RENDERS = f"""
 """A render of several attempts says nothing of its pace: the last one goes on from where the others came to."""
 
 
-class Ledger:
-    """Open ledger of a state folder; safe to call from several threads.
+class Ledger(LedgerFile):
+    """Open ledger of a state folder; see `LedgerFile`.
 
-    Args:
-        only_read: for one who does not hold the state folder's lock.
-
-    Raises:
-        AteneaError: the file cannot be opened, is no ledger, or is a newer version's; or an older one's, which is
-            brought up to date unless it is only read.
+    How a job ends is written into its folder too, before it is committed (see `atenea.job_record`).
     """
 
-    def __init__(self, path: Path, *, only_read: bool = False) -> None:
-        self._path = path
-        self._lock = threading.RLock()
-        address = f"{path.absolute().as_uri()}?mode={'ro' if only_read else 'rwc'}"
-        try:
-            self._db = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, timeout=5)
-            self._db.row_factory = sqlite3.Row
-            if only_read:
-                self._check_version()
-            else:
-                self._set_up()
-        except sqlite3.Error as error:
-            raise AteneaError(f"{path}: the ledger cannot be opened: {error}") from None
-
     def _set_up(self) -> None:
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
-        self._db.execute("PRAGMA foreign_keys = ON")
-        self._migrate()
+        super()._set_up()
+        self._records = self._path.parent / "jobs"
         self._last_id = self._value("SELECT max(id) FROM jobs") or ""
-
-    def close(self) -> None:
-        """Close the database; the ledger cannot be used after."""
-        with self._lock:
-            self._db.close()
 
     # Taking jobs (see atenea.inbox.taking)
 
@@ -135,6 +104,7 @@ class Ledger:
         with self._transaction() as db:
             for row in rows:
                 self._add(db, row)
+                self._last_id = max(self._last_id, row.job_id)
 
     def _add(self, db: sqlite3.Connection, row: TakenRow) -> None:
         db.execute(
@@ -397,6 +367,7 @@ class Ledger:
         """The files with these hashes are about to appear in the outbox."""
         with self._transaction() as db:
             db.execute("UPDATE jobs SET stem = ?, publishing = ? WHERE id = ?", (stem, json.dumps(hashes), job.id))
+            self._keep_record(db, job.id)
 
     def finish(self, attempt: int, job: JobRow, state: str) -> None:
         """What was to be published is in the outbox."""
@@ -407,12 +378,18 @@ class Ledger:
                 " publishing = NULL, error = iif(? = 'done', NULL, error) WHERE id = ?",
                 (state, time.time(), state, job.id),
             )
+            self._keep_record(db, job.id)
 
     def cut_short(self) -> None:
-        """Attempts that nobody carries on (of a daemon that is gone) are closed; they do not count."""
+        """Attempts that nobody carries on (of a daemon that is gone) are closed; they do not count.
+
+        Jobs that were being cancelled are so from now on.
+        """
         with self._transaction() as db:
             update = "UPDATE attempts SET ended = ?, outcome = 'cut short' WHERE ended IS NULL"
             db.execute(update, (time.time(),))
+        for job in self._jobs("INDEXED BY jobs_cancelling WHERE cancelling = 1 AND finished IS NULL"):
+            self.cancel(job)
 
     def follow_clock(self, seconds: float) -> None:
         """The clock was set by so many seconds: the times of jobs that are under way move with it."""
@@ -426,10 +403,56 @@ class Ledger:
 
     def clock_is_behind(self) -> float:
         """By how many seconds, at least, the clock was set back since the last attempt was entered; 0 if it was not."""
+        return max(0.0, (self.last_moment() or 0.0) - time.time())
+
+    def last_moment(self) -> float | None:
+        """When the last attempt began or ended, by the clock of then; None when there is none."""
         last = self._value("SELECT max(started, ifnull(ended, started)) FROM attempts ORDER BY id DESC LIMIT 1")
-        return max(0.0, float(last or 0.0) - time.time())
+        return None if last is None else float(last)
+
+    def doubt_clock(self, until: float) -> None:
+        """Until this time nothing is to be taken for old by the clock; remembered over restarts."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO settings VALUES ('clock doubted until', ?)", (str(until),))
+
+    @property
+    def clock_doubted_until(self) -> float:
+        """What `doubt_clock` was told last."""
+        return float(self._value("SELECT value FROM settings WHERE name = 'clock doubted until'") or 0.0)
+
+    def _keep_record(self, db: sqlite3.Connection, job_id: str) -> None:
+        steps = db.execute("SELECT * FROM steps WHERE job_id = ? ORDER BY position", (job_id,))
+        attempts = db.execute("SELECT * FROM attempts WHERE job_id = ? ORDER BY id", (job_id,))
+        record = {
+            "job": dict(db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()),
+            "steps": [dict(row) for row in steps],
+            "attempts": [dict(row) for row in attempts],
+        }
+        write_record(self._records / job_id, record)
+
+    def restore(self, record: Record) -> None:
+        """Put a job's record in the place of what is known of the job."""
+        job_id = record["job"]["id"]
+        with self._transaction() as db:
+            db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+            _insert(db, "jobs", record["job"])
+            for step in record["steps"]:
+                _insert(db, "steps", step)
+            for attempt in record["attempts"]:
+                _insert(db, "attempts", {**attempt, "id": None})
+        self._last_id = max(self._last_id, job_id)
 
     # What people ask for
+
+    def cancel_later(self, job: JobRow) -> None:
+        """The job's running step is about to be stopped, and the job is cancelled then; after a crash by `cut_short`.
+
+        Raises:
+            UsageError: it is finished already.
+        """
+        _check_unfinished(job)
+        with self._transaction() as db:
+            db.execute("UPDATE jobs SET cancelling = 1 WHERE id = ?", (job.id,))
 
     def cancel(self, job: JobRow) -> None:
         """Cancel a job that is not running.
@@ -437,18 +460,18 @@ class Ledger:
         Raises:
             UsageError: it is finished already.
         """
-        if job.is_final:
-            raise UsageError(f"{job.name} ({job.id}) is {job.state} already; there is nothing to cancel")
+        _check_unfinished(job)
         with self._transaction() as db:
             now = time.time()
             db.execute(
                 "UPDATE attempts SET ended = ?, outcome = 'cancelled' WHERE job_id = ? AND ended IS NULL", (now, job.id)
             )
             db.execute(
-                "UPDATE jobs SET state = 'cancelled', finished = ?, needs = NULL, not_before = 0, waiting = NULL"
-                " WHERE id = ?",
+                "UPDATE jobs SET state = 'cancelled', finished = ?, needs = NULL, not_before = 0, waiting = NULL,"
+                " cancelling = 0 WHERE id = ?",
                 (now, job.id),
             )
+            self._keep_record(db, job.id)
 
     def retry(self, job: JobRow) -> None:
         """Put a failed or cancelled job back into the queue; what it has done already is kept.
@@ -463,6 +486,7 @@ class Ledger:
                 f"{job.name} ({job.id}) is too old: its original is not kept any more; drop the file again"
             )
         with self._transaction() as db:
+            drop_record(self._records / job.id)
             db.execute("UPDATE steps SET failures = 0 WHERE job_id = ?", (job.id,))
             db.execute("UPDATE steps SET result = NULL WHERE job_id = ? AND position = 0", (job.id,))
             db.execute(
@@ -525,61 +549,8 @@ class Ledger:
         with self._transaction() as db:
             return db.execute(f"DELETE FROM jobs WHERE id IN ({oldest})", (before, limit)).rowcount  # noqa: S608
 
-    # The database
-
-    @contextmanager
-    def _transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            # Without FULL a commit reaches the disk with the next one that has it, in their order.
-            self._db.execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk, for one, has ended it already
-                    self._db.execute("ROLLBACK")
-                raise
-
-    def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        with self._lock:
-            return self._db.execute(query, values).fetchall()
-
-    def _value(self, query: str, *values: Any) -> Any:
-        rows = self._rows(query, *values)
-        return rows[0][0] if rows else None
-
     def _jobs(self, where: str, *values: Any) -> list[JobRow]:
         return [JobRow.of(dict(row)) for row in self._rows(f"SELECT * FROM jobs {where}", *values)]  # noqa: S608 - our own text
-
-    def _version(self) -> int:
-        version = int(self._value("PRAGMA user_version"))
-        if version > len(MIGRATIONS):
-            raise AteneaError(
-                f"{self._path}: was written by a newer atenea (version {version} of the ledger, this one knows"
-                f" {len(MIGRATIONS)}); install that version again"
-            )
-        return version
-
-    def _check_version(self) -> None:
-        if self._version() < len(MIGRATIONS):
-            raise AteneaError(f"{self._path}: is an older atenea's; start the daemon, which brings it up to date")
-
-    def _migrate(self) -> None:
-        version = self._version()
-        if 0 < version < len(MIGRATIONS):
-            self._back_up(version)
-        for number in range(version, len(MIGRATIONS)):
-            self._db.executescript(
-                f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;"
-            )
-
-    def _back_up(self, version: int) -> None:
-        copy = sqlite3.connect(self._path.with_name(f"{self._path.name}.version-{version}"))
-        try:
-            self._db.backup(copy)
-        finally:
-            copy.close()
 
 
 def _storable(text: str) -> str:
@@ -601,6 +572,22 @@ def _successor(job_id: str) -> str:
     for digit in job_id:
         number = number << 5 | _DIGITS.index(digit)
     return _base32(number + 1)
+
+
+def insertion(db: sqlite3.Connection, table: str, given: Collection[str]) -> tuple[str, list[str]]:
+    """The statement that inserts a row of this version or an older one, and the columns that it wants values of.
+
+    What is not given has its default; what is no column is left out.
+    """
+    known = [row["name"] for row in db.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+    columns = [name for name in known if name in given]
+    places = ", ".join("?" * len(columns))
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", columns  # noqa: S608 - our own names
+
+
+def _insert(db: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
+    statement, columns = insertion(db, table, row.keys())
+    db.execute(statement, [row[name] for name in columns])
 
 
 def _insert_steps(db: sqlite3.Connection, job_id: str, first: int, steps: Sequence[Step]) -> None:
@@ -629,6 +616,11 @@ def _go_on(db: sqlite3.Connection, job_id: str) -> None:
         " AND result IS NULL ORDER BY position LIMIT 1), not_before = 0, error = NULL WHERE id = ?",
         (job_id,),
     )
+
+
+def _check_unfinished(job: JobRow) -> None:
+    if job.is_final:
+        raise UsageError(f"{job.name} ({job.id}) is {job.state} already; there is nothing to cancel")
 
 
 def _is_done(step: StepRow) -> bool:

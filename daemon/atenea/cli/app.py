@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import atenea
 from atenea.errors import ExitCode
@@ -19,6 +20,33 @@ app = typer.Typer(
     rich_markup_mode=None,  # boxes are broad, no good in pipes, and name the types of flags
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class CommandWithArguments(TyperCommand):
+    """A command whose help shows its arguments as people write them: typer adds braces and Python's types."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What follows the command's name in the first line of its help."""
+        return [self.options_metavar or "", *map(argument_usage, self._shown(ctx, "argument"))]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the help's lists of arguments and options."""
+        with formatter.section("Arguments"):
+            formatter.write_dl([(_name(argument), argument.help) for argument in self._shown(ctx, "argument")])
+        with formatter.section("Options"):
+            formatter.write_dl([option.get_help_record(ctx) for option in self._shown(ctx, "option")])
+
+    def _shown(self, ctx: Any, kind: str) -> list[Any]:
+        return [parameter for parameter in self.get_params(ctx) if parameter.param_type_name == kind]
+
+
+def argument_usage(argument: Any) -> str:
+    """An argument in a line of usage: "FILE..." if it takes several, "[FILE]" if it may be left out."""
+    return _name(argument) if argument.required else f"[{_name(argument)}]"
+
+
+def _name(argument: Any) -> str:
+    return f"{argument.metavar}{'...' if argument.nargs != 1 else ''}"
 
 
 def examples(*lines: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from atenea.cli.display import left, note, pace
+from atenea.cli.lines import left, note, pace, turn
 from atenea.durations import spoken_duration
 from atenea.naming import printable
 
@@ -37,8 +37,8 @@ def _now(job: dict[str, Any]) -> Iterator[str]:
         )
         yield f"now: {job['plugin'] or job['stage']} {', '.join(filter(None, words))}"
         return
-    if note(job):
-        yield note(job)
+    if said := note(job) or turn(job):
+        yield said
     if job["render_seconds"] is not None:
         yield f"the render will take about {spoken_duration(job['render_seconds'])}"
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atenea import progress as steps
+from atenea.cli.lines import left, note, percent, turn
 from atenea.durations import spoken_duration
 from atenea.naming import printable
 
@@ -86,18 +87,18 @@ def job_table(answer: dict[str, Any]) -> RenderableType:
         justify: JustifyMethod = "right" if heading in {"DONE", "LEFT"} else "left"
         table.add_column(heading, justify=justify, overflow="fold", no_wrap=heading not in {"NAME", "NOTE"})
     for job in answer["jobs"]:
-        table.add_row(job["id"], Text(job["name"]), state(job), percent(job), left(job), Text(note(job)))
+        table.add_row(job["id"], Text(job["name"]), state(job), percent(job), left(job), Text(note(job) or turn(job)))
     return Group(headline(answer), table) if answer["jobs"] else headline(answer)
+
+
+def print_jobs(answer: dict[str, Any]) -> None:
+    """Print the queue as a table."""
+    Console().print(job_table(answer))
 
 
 def state(job: dict[str, Any]) -> Text:
     """The job's state, coloured."""
     return Text(job["state"], style=STATE_STYLES.get(job["state"], "cyan"))
-
-
-def job_line(job: dict[str, Any]) -> str:
-    """A job as tab-separated columns, for pipes."""
-    return "\t".join([job["id"], job["name"], job["state"], percent(job), left(job), note(job)])
 
 
 def headline(answer: dict[str, Any]) -> Text:
@@ -110,32 +111,3 @@ def headline(answer: dict[str, Any]) -> Text:
     if not answer["jobs"]:
         parts.append("no jobs yet")
     return Text("; ".join(parts), style="dim")
-
-
-def note(job: dict[str, Any]) -> str:
-    """What else a person wants to know of a job, on one line."""
-    if job["waiting_for"] and job["state"] == "queued":
-        return printable("waits for " + ", ".join(job["waiting_for"]))
-    if job["error"]:
-        again = f"; next attempt at {job['next_attempt']}" if job["next_attempt"] else ""
-        return printable(job["error"]) + again
-    return printable(job["progress"])
-
-
-def percent(job: dict[str, Any]) -> str:
-    """How far the job's running step is."""
-    return f"{job['fraction']:.0%}" if job["fraction"] is not None else ""
-
-
-def pace(job: dict[str, Any]) -> str:
-    """How fast the job's render is."""
-    return f"{job['frames_per_second']:.1f}" if job["frames_per_second"] is not None else ""
-
-
-def left(job: dict[str, Any]) -> str:
-    """How long the job's running step will still take; with "~", how long the render that it waits for will."""
-    if job["seconds_left"] is not None:
-        return spoken_duration(job["seconds_left"])
-    if job["render_seconds"] is not None and not job["running"]:
-        return f"~{spoken_duration(job['render_seconds'])}"
-    return ""

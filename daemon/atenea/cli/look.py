@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from atenea.cli.app import ConfigOption, JsonOption, app
+from atenea.cli.app import CommandWithArguments, ConfigOption, JsonOption, app
 from atenea.config import Config, load_config
 from atenea.errors import ExitCode
 from atenea.executor import Failed, Task
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-@app.command()
+@app.command(cls=CommandWithArguments)
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Texts, TOML job files or job folders.")],
     config: ConfigOption = None,

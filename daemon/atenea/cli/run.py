@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,9 @@ from atenea.jobfile import JobKeys, StageKeys
 from atenea.submission import submit_file
 
 _AVATAR = "avatar-of-this-command"
+
+_OPTIONS = {"tts.voice": "--voice", "render.fps": "--fps", "render.num_inference_steps": "--steps"}
+"""What sets a key of the job from the command line."""
 
 
 @app.command(epilog=examples("atenea run", "atenea run --once --config etc/atenea.toml"))
@@ -105,7 +109,7 @@ def generate(
         if avatar:
             _copy_avatar(avatar, private.paths.inbox)
         submit_file(file, private.paths.inbox)
-        video = _make(private, secrets)
+        video = _make(private, secrets, avatar)
         os.replace(video, target)
     typer.echo(target)
     return ExitCode.DONE
@@ -119,6 +123,20 @@ def _overrides(avatar: Path | None, voice: str | None, fps: int | None, steps: i
         tts=_stage({"voice": voice} if voice else {}),
         render=_stage(render),
     )
+
+
+def _as_given(sentence: str, overrides: JobKeys, avatar: Path | None) -> str:
+    """What is wrong with a job, with the options of the command line in the place of the keys that they have set."""
+    for key, option in _OPTIONS.items():
+        stage, name = key.split(".")
+        if name in overrides.stage(stage).options:
+            lacking = f"{option}: the {stage} plugin has no option {name}"
+            sentence = re.sub(rf"(?<=[:;] ){re.escape(key)}: unknown key", lacking, sentence)
+            sentence = re.sub(rf"(?<=[:;] ){re.escape(key)}(?=: )", option, sentence)
+    if avatar:
+        sentence = sentence.replace(f"avatar: {overrides.avatar}", f"--avatar: {avatar.name}")
+    # What the command line has wrong alone is not the job file's.
+    return re.sub(r"^[^:]+: (?=--)", "", sentence)
 
 
 def _stage(options: dict[str, Any]) -> StageKeys:
@@ -146,7 +164,7 @@ def _copy_avatar(avatar: Path, inbox: Path) -> None:
         raise UsageError(f"{avatar}: cannot be read: {error.strerror}") from None
 
 
-def _make(config: Config, secrets: dict[str, str]) -> Path:
+def _make(config: Config, secrets: dict[str, str], avatar: Path | None) -> Path:
     import asyncio  # noqa: PLC0415 - the other commands start faster without them
 
     from atenea.daemon import Daemon  # noqa: PLC0415
@@ -162,4 +180,5 @@ def _make(config: Config, secrets: dict[str, str]) -> Path:
     answers = list(config.paths.outbox.glob("*.error.txt"))
     if not answers:
         raise KeyboardInterrupt
-    raise AteneaError(answers[0].read_text(encoding="utf-8").partition("\n")[0])
+    sentence = answers[0].read_text(encoding="utf-8").partition("\n")[0]
+    raise AteneaError(_as_given(sentence, config.overrides, avatar))

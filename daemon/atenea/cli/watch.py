@@ -17,12 +17,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from atenea.cli.display import headline, job_line, left, note, pace, percent, state
+from atenea.cli.display import headline, state
 from atenea.cli.gpus import Gpu, Gpus
-from atenea.config import Config
+from atenea.cli.lines import job_line, left, note, pace, percent, turn
 from atenea.control import look
 from atenea.errors import AteneaError
 from atenea.naming import printable
+from atenea.places import HasPlaces
 
 _EVERY_SECONDS = 0.4
 _MOST_BUSY = 0.3
@@ -31,7 +32,7 @@ _MOST_BUSY = 0.3
 _WIDE = 100
 """Columns of a terminal that has room for what the plugins say, beside the bars."""
 
-_RESTLESS = ("seconds_left", "frames_per_second")
+_RESTLESS = ("seconds_left", "frames_per_second", "starts_in")
 """What always changes while a step runs, and is not printed for itself."""
 
 _FEWEST = 3
@@ -45,7 +46,7 @@ class Queue:
         trouble: why it is not known at present, in one sentence.
     """
 
-    def __init__(self, config: Config, limit: int) -> None:
+    def __init__(self, config: HasPlaces, limit: int) -> None:
         self._config = config
         self._limit = limit
         self._answer: dict[str, Any] | None = None
@@ -71,7 +72,7 @@ class Queue:
             time.sleep(max(_EVERY_SECONDS, took / _MOST_BUSY))
 
 
-def watch(config: Config, limit: int, *, as_json: bool) -> None:
+def watch(config: HasPlaces, limit: int, *, as_json: bool) -> None:
     """Show the queue until Ctrl+C.
 
     Raises:
@@ -158,7 +159,7 @@ def _running_table(jobs: list[dict[str, Any]], width: int) -> Table:
 def _others_table(jobs: list[dict[str, Any]]) -> Table:
     table = _table(("JOB", "NAME", "STATE", "LEFT", "NOTE"))
     for job in jobs:
-        table.add_row(job["id"], Text(job["name"]), state(job), left(job), Text(note(job)))
+        table.add_row(job["id"], Text(job["name"]), state(job), left(job), Text(note(job) or turn(job)))
     return table
 
 
