@@ -97,7 +97,7 @@ def closed(folder: Path) -> Path:
 def test_a_working_directory_that_may_not_be_entered_has_no_configuration(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atenea.config.SERVICE_FILE", Path("/none.toml"))
+    monkeypatch.setattr("atenea.places.SERVICE_FILE", Path("/none.toml"))
     file = write(closed(home / "closed") / "etc/atenea.toml", "[presets.which]\npriority = 1")
     monkeypatch.chdir(file.parent.parent)
     assert priority(load_config()) == 1
@@ -110,7 +110,7 @@ def test_a_configuration_of_the_machine_that_may_not_be_read_is_told(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = closed(home / "closed") / "atenea.toml"
-    monkeypatch.setattr("atenea.config.SERVICE_FILE", file)
+    monkeypatch.setattr("atenea.places.SERVICE_FILE", file)
     assert load_config().file is None
     told = f"^{file}: cannot be read: Permission denied; see --config$"
     with unprivileged(), pytest.raises(ConfigError, match=told):
@@ -118,7 +118,7 @@ def test_a_configuration_of_the_machine_that_may_not_be_read_is_told(
 
 
 def test_a_working_directory_that_is_gone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atenea.config.SERVICE_FILE", Path("/none.toml"))
+    monkeypatch.setattr("atenea.places.SERVICE_FILE", Path("/none.toml"))
     (home / "gone").mkdir()
     monkeypatch.chdir(home / "gone")
     (home / "gone").rmdir()
@@ -288,7 +288,7 @@ def test_a_configuration_that_is_not_utf8_names_the_line(home: Path) -> None:
 
 def test_the_machines_configuration_leaves_paths_to_the_service(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(home / "etc/atenea/atenea.toml", "[paths]\nassets = '/srv/pictures'\nmodels = 'models'\n")
-    monkeypatch.setattr("atenea.config.SERVICE_FILE", file)
+    monkeypatch.setattr("atenea.places.SERVICE_FILE", file)
     assert {name: str(path) for name, path in load_config(file).paths} == {
         "inbox": "/var/lib/atenea/inbox",
         "outbox": "/var/lib/atenea/outbox",

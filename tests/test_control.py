@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from atenea.config import Config, Paths
-from atenea.control import LEDGER, SOCKET, ControlServer
+from atenea.control import SOCKET, ControlServer
 from atenea.ledger import Ledger
+from atenea.ledger_file import LEDGER
 from atenea.queue_desk import NotRunning, QueueDesk
 
 

@@ -45,3 +45,10 @@ def test_an_outbox_that_may_not_be_read_is_told_in_a_sentence(
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UsageError, match=f"^{tmp_path}: cannot be tidied: Permission denied; see "):
         daemon._recover()
+
+
+def test_the_folder_for_assets_is_made_like_the_others(tmp_path: Path) -> None:
+    (tmp_path / "assets").touch()
+    daemon = Daemon(Config(paths=Paths().under(tmp_path)), {})
+    with pytest.raises(UsageError, match=f"^{tmp_path}/assets: cannot be made: File exists; see "):
+        asyncio.run(daemon.run())

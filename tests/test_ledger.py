@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from stock import STEPS, Jobs
 
-from atenea import ledger as ledger_module
+from atenea import ledger_file
 from atenea.errors import AteneaError, ExitCode, UsageError
 from atenea.ledger import Ledger
 from atenea.migrations import MIGRATIONS
@@ -108,7 +108,7 @@ def test_a_batch_is_entered_whole_or_not_at_all(db: Ledger, jobs: Jobs) -> None:
 
 
 def _taken_row(db: Ledger):  # type: ignore[no-untyped-def]
-    from atenea.inbox.taking import TakenRow
+    from atenea.inbox.taken import TakenRow
 
     return TakenRow("x", "second.txt", None, "second", "f", False, {"device": 1, "inode": 2, "readings": []})
 
@@ -572,13 +572,13 @@ def test_an_upgrade_keeps_the_jobs_and_a_copy_of_the_old_ledger(
     job = Jobs(old).planned()
     old.close()
     script = "ALTER TABLE jobs ADD COLUMN colour TEXT DEFAULT 'red'; UPDATE jobs SET colour = 'blue'"
-    monkeypatch.setattr(ledger_module, "MIGRATIONS", (*MIGRATIONS, script))
+    monkeypatch.setattr(ledger_file, "MIGRATIONS", (*MIGRATIONS, script))
     new = Ledger(path)
     assert new.job(job.id) == job
     assert new._value("SELECT colour FROM jobs") == "blue"
     assert new._value("PRAGMA user_version") == len(MIGRATIONS) + 1
     new.close()
-    monkeypatch.setattr(ledger_module, "MIGRATIONS", MIGRATIONS)
+    monkeypatch.setattr(ledger_file, "MIGRATIONS", MIGRATIONS)
     backup = Ledger(path.with_name(f"ledger.sqlite.version-{len(MIGRATIONS)}"))
     assert backup.job(job.id) == job
     backup.close()
@@ -590,11 +590,11 @@ def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyte
     job = Jobs(old).planned()
     old.close()
     monkeypatch.setattr(
-        ledger_module, "MIGRATIONS", (*MIGRATIONS, "UPDATE jobs SET name = 'lost'; SELECT * FROM nowhere")
+        ledger_file, "MIGRATIONS", (*MIGRATIONS, "UPDATE jobs SET name = 'lost'; SELECT * FROM nowhere")
     )
     with pytest.raises(AteneaError, match=r"the ledger cannot be opened: no such table: nowhere$"):
         Ledger(path)
-    monkeypatch.setattr(ledger_module, "MIGRATIONS", MIGRATIONS)
+    monkeypatch.setattr(ledger_file, "MIGRATIONS", MIGRATIONS)
     again = Ledger(path)
     assert again.job(job.id) == job
     again.close()
@@ -612,7 +612,7 @@ def test_a_file_that_is_no_ledger_is_named(tmp_path: Path, content: bytes) -> No
     path.write_bytes(content)
     with pytest.raises(AteneaError) as caught:
         Ledger(path)
-    assert str(caught.value) == f"{path}: the ledger cannot be opened: file is not a database"
+    assert str(caught.value) == f"{path}: is damaged (file is not a database); the daemon mends it: atenea run"
     assert path.read_bytes() == content
 
 

@@ -34,6 +34,9 @@ class Daemon:
     def trouble(self, job_id: str) -> str | None:
         return self.troubles.get(job_id)
 
+    def slots(self, need: str) -> int:
+        return {"gpu": 1}.get(need, 2)
+
     def stop_step(self, job_id: str) -> None:
         self.stopped.append(job_id)
 
@@ -114,6 +117,7 @@ def test_a_job_in_the_list(desk: QueueDesk, jobs: Jobs, daemon: Daemon, db: Ledg
         "seconds_left": None,
         "frames_per_second": None,
         "render_seconds": None,
+        "starts_in": None,
         "priority": 3,
         "preset": "news",
         "taken": iso_time(job.created),
@@ -278,7 +282,7 @@ def test_wrong_arguments_are_refused(desk: QueueDesk) -> None:
     assert refusal(desk, "show") == "show: job: Missing required argument"
     assert refusal(desk, "show", job=[1]) == "show: job: Input should be a valid string"
     assert refusal(desk, "jobs", limit="3") == "jobs: limit: Input should be a valid integer"
-    assert refusal(desk, "jobs", limit=1 << 70) == "jobs: limit: Input should be less than or equal to 1000000"
+    assert refusal(desk, "jobs", limit=1 << 70) == f"jobs: limit: {1 << 70} is not from 0 to 1,000,000"
     assert refusal(desk, "pause", x=1) == "pause: x: Unexpected keyword argument"
 
 

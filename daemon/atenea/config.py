@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from atenea import places
 from atenea.credentials import with_folder
-from atenea.errors import ConfigError, MistakesError, UsageError
+from atenea.errors import ConfigError, MistakesError
 from atenea.jobfile import PROVENANCE, JobKeys, PostPlugins, StageDefaults, only_one, parse_toml
 from atenea.mistakes import Invalid, validated
 from atenea.plugin_files import other_writers
@@ -47,10 +48,7 @@ class Paths(_Table):
         return Paths(**{name: Path(os.path.abspath(base / path)) for name, path in self})
 
 
-SERVICE_FILE = Path("/etc/atenea/atenea.toml")
-"""The configuration of the whole machine: what it leaves out of `[paths]` lies where services keep such things."""
-
-_SERVICE_PATHS = Paths(cache=Path("/var/cache/atenea")).under(Path("/var/lib/atenea"))
+_SERVICE_PATHS = Paths(cache=Path("/var/cache/atenea")).under(places.SERVICE_FOLDER)
 
 
 class Watch(_Table):
@@ -111,10 +109,20 @@ class Outbox(_Table):
     """Keep a `NAME.progress.txt` in the outbox while a job runs."""
 
 
+def _cores() -> int:
+    """number of cores"""
+    return os.cpu_count() or 1
+
+
+def _most_memory() -> float:
+    """nine tenths of the machine's"""
+    return 0.9 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
 class Workers(_Table):
     """How many stages run at once, by what they need."""
 
-    cpu: Count = Field(default_factory=lambda: os.cpu_count() or 1)
+    cpu: Count = Field(default_factory=_cores)
     """Stages at once whose plugins need `cpu`."""
     network: Count = 4
     """Stages at once whose plugins need `network`."""
@@ -156,6 +164,10 @@ class Limits(_Table):
     """How long a job waits for files that it names."""
     silence_seconds: Seconds = 900.0
     """A stage that neither ends nor reports progress for so long is ended."""
+    memory_gigabytes: float = Field(default_factory=_most_memory, gt=0, allow_inf_nan=False)
+    """A stage whose processes use more memory is ended, and tried again."""
+    work_gigabytes: float = Field(100.0, gt=0, allow_inf_nan=False)
+    """A stage that writes more into its work folder is ended, and the job fails."""
 
 
 class Retention(_Table):
@@ -183,7 +195,7 @@ class Settings(_Table):
     post: Post = Post()
     workers: Workers = Field(default_factory=Workers)
     retry: Retry = Retry()
-    limits: Limits = Limits()
+    limits: Limits = Field(default_factory=Limits)
     retention: Retention = Retention()
     presets: dict[str, JobKeys] = Field(default_factory=dict)
     """Keys of a job file, as defaults for jobs dropped into the inbox's folder `NAME`, which the daemon makes."""
@@ -212,35 +224,6 @@ class Config(Settings):
         return self.paths.state / "jobs"
 
 
-def find_config() -> Path | None:
-    """The configuration file by `$ATENEA_CONFIG`, `./etc/atenea.toml` or `/etc/atenea/atenea.toml`, in this order."""
-    named = os.environ.get("ATENEA_CONFIG")
-    if named:
-        return Path(named)
-    here = Path("etc/atenea.toml")
-    if os.path.isfile(here):  # which says no of a working directory that may not be entered, too
-        return here
-    return SERVICE_FILE if _may_be_there(SERVICE_FILE) else None
-
-
-def _may_be_there(file: Path) -> bool:
-    """Not only if it is: of a folder that may not be entered, reading tells, and no defaults take its place."""
-    try:
-        file.stat()
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _working_directory() -> Path:
-    try:
-        return Path.cwd()
-    except OSError as error:
-        raise UsageError(f"the working directory: {error.strerror}; change to another, or name --config") from None
-
-
 def load_config(file: Path | None = None) -> Config:
     """The configuration from `file`, or from where it is found, or the defaults.
 
@@ -248,10 +231,10 @@ def load_config(file: Path | None = None) -> Config:
         ConfigError: it cannot be read, others may write it, or it has mistakes; all of them are named.
         UsageError: there is none, and no working directory either.
     """
-    file = file or find_config()
+    file = file or places.find_config()
     if file is None:
         cache = Path(os.environ.get("CACHE_DIRECTORY", "cache"))  # systemd's, for a service
-        return Config(paths=Paths(cache=cache).under(_working_directory()))
+        return Config(paths=Paths(cache=cache).under(places.working_directory()))
     try:
         table = with_folder(parse_toml(_read(file), str(file)))
         settings = validated(Settings, table)
@@ -263,7 +246,7 @@ def load_config(file: Path | None = None) -> Config:
         raise ConfigError(error.subject, error.mistakes) from None
     base = Path(os.path.abspath(file)).parent
     paths = settings.paths.under(base)
-    if base / file.name == SERVICE_FILE:
+    if base / file.name == places.SERVICE_FILE:
         paths = _SERVICE_PATHS.model_copy(
             update={name: getattr(paths, name) for name in settings.paths.model_fields_set}
         )

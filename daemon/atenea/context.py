@@ -26,7 +26,8 @@ class Context:
     Attributes:
         workdir: a folder of this stage of this job alone. It outlives a crash, so work can go on from what it holds;
             it is removed when the job is done.
-        cache: a folder that this plugin shares with all its jobs, and that nothing but the plugin cleans up.
+        cache: a folder that this plugin shares with all its jobs, and that nothing but the plugin cleans up; where it
+            cannot be made (a full disk), one in `workdir`.
         models: where `atenea models download` puts the models of Hallo2.
         options: the plugin's validated `Options`.
         log: a structlog logger; its lines carry the job, the stage and the plugin.

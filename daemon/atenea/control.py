@@ -13,17 +13,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atenea.config import Config
 from atenea.errors import AteneaError, BusyError, ExitCode, UsageError
-from atenea.ledger import Ledger
-from atenea.queue_desk import NotRunning, QueueDesk
+from atenea.ledger_file import LEDGER
+from atenea.places import HasPlaces
 from atenea.state_lock import StateLock
 
 if TYPE_CHECKING:
     import asyncio
 
+    from atenea.queue_desk import QueueDesk
+
 SOCKET = "control.sock"
-LEDGER = "ledger.sqlite3"
+
+RECENT = 20
+"""Finished jobs in a list, unless more are asked for."""
+
+MOST = 1_000_000
+
 _MOST_BYTES = 1 << 16
 _PATIENCE_SECONDS = 15.0
 _CREDENTIALS = struct.Struct("3i")
@@ -77,7 +83,7 @@ class ControlServer:
             return {"error": "not a JSON object with a command", "exit_code": int(ExitCode.USAGE)}
 
 
-def ask(config: Config, command: str, **arguments: Any) -> dict[str, Any]:
+def ask(config: HasPlaces, command: str, **arguments: Any) -> dict[str, Any]:
     """Have a command carried out by the daemon, or do it here when no daemon runs.
 
     Raises:
@@ -99,7 +105,7 @@ def ask(config: Config, command: str, **arguments: Any) -> dict[str, Any]:
             time.sleep(0.05)
 
 
-def look(config: Config, command: str, **arguments: Any) -> dict[str, Any]:
+def look(config: HasPlaces, command: str, **arguments: Any) -> dict[str, Any]:
     """Ask the daemon for what changes nothing, or read the ledger when no daemon runs.
 
     For one who asks again and again: unlike `ask`, it does not hold the state folder's lock, which would keep a daemon
@@ -116,7 +122,7 @@ def look(config: Config, command: str, **arguments: Any) -> dict[str, Any]:
     return _answer_here(config, command, arguments, only_read=True)
 
 
-def _daemons_answer(config: Config, command: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+def _daemons_answer(config: HasPlaces, command: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
     """None when no daemon runs."""
     try:
         return _ask_daemon(config.paths.state, command, arguments)
@@ -172,17 +178,23 @@ def _error(answer: dict[str, Any]) -> AteneaError:
     return error
 
 
-def _check_ledger(config: Config) -> None:
+def _check_ledger(config: HasPlaces) -> None:
     if not (config.paths.state / LEDGER).exists():
         raise UsageError(
             f"{config.paths.state}: no daemon has run here yet; start it (atenea run), or name its --config"
         )
 
 
-def _answer_here(config: Config, command: str, arguments: dict[str, Any], *, only_read: bool = False) -> dict[str, Any]:
+def _answer_here(
+    config: HasPlaces, command: str, arguments: dict[str, Any], *, only_read: bool = False
+) -> dict[str, Any]:
+    # Here, because asking the daemon does without them.
+    from atenea.ledger import Ledger  # noqa: PLC0415
+    from atenea.queue_desk import NotRunning, QueueDesk  # noqa: PLC0415
+
     ledger = Ledger(config.paths.state / LEDGER, only_read=only_read)
     try:
-        return QueueDesk(config, ledger, NotRunning()).answer(command, arguments)
+        return QueueDesk(config, ledger, NotRunning()).carry_out(command, arguments)
     except sqlite3.Error as error:
         raise AteneaError(f"{config.paths.state / LEDGER}: {error}") from None
     finally:

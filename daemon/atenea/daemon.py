@@ -10,36 +10,40 @@ import asyncio
 import signal
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from atenea import durable
+from atenea.access import WRITE, closed_caches, let_in, refusal
 from atenea.arrivals import Arrivals
 from atenea.clock import ClockWatch
 from atenea.config import Config, load_config
-from atenea.control import LEDGER, ControlServer
+from atenea.control import ControlServer
 from atenea.errors import AteneaError, ConfigError, ExitCode, UsageError
 from atenea.estimate import forecast_of
 from atenea.executor import Failed, Task
 from atenea.inbox_keeper import InboxKeeper
-from atenea.ledger import Ledger
+from atenea.ledger_file import LEDGER, DamagedError, LockedError
+from atenea.ledger_mending import open_ledger
 from atenea.local_executor import LocalExecutor
 from atenea.progress import Progress
 from atenea.progress_files import ProgressFiles
 from atenea.publisher import Publisher
 from atenea.pulse import Pulse
 from atenea.queue_desk import QueueDesk
-from atenea.retention import clean_up
-from atenea.rows import JobRow, StepRow
+from atenea.rests import Rests
+from atenea.retention import clean_up, doubt_ages, is_far, was_long_away
+from atenea.rows import JobRow, StepRow, join_needs
 from atenea.scheduler import choose, free_slots
 from atenea.service import Service
 from atenea.state_lock import StateLock
 from atenea.status_line import status_line
-from atenea.step_runner import StepRunner
+from atenea.step_runner import NotBegunError, StepRunner
 from atenea.threads import in_thread
 
 log = structlog.get_logger()
@@ -50,14 +54,19 @@ _UNPAUSED = frozenset({"intake", "publish"})
 _FIXED_PATHS = ("inbox", "outbox", "state")
 """What a running daemon cannot move."""
 
+Result = TypeVar("Result")
+
+_MOST_MENDED = 3
+"""How often one daemon mends its ledger: a disk that damages it again and again is no place for it."""
+
+_LOCKED_SECONDS = 1.0
+"""Between two attempts to open a ledger that another program has locked."""
+
 _CLEAN_UP_SECONDS = 60.0
 _NAP_SECONDS = 60.0
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 """How long the end may take beyond the time in which stages may stop by themselves."""
-_FAULT_SECONDS = 5.0
-"""How long a job rests after the daemon itself could not go on with it (a full disk, say); each time twice as long."""
-_LONGEST_REST_SECONDS = 60.0
 
 
 class Daemon:
@@ -86,8 +95,7 @@ class Daemon:
         self._loops: list[asyncio.Task[Any]] = []
         self._steps: dict[str, tuple[asyncio.Task[None], frozenset[str], Progress]] = {}
         self._cancelled: set[str] = set()
-        self._resting: dict[str, tuple[float, str]] = {}
-        self._faults: Counter[str] = Counter()
+        self._rests = Rests()
         self._began = time.time()
 
     async def run(self) -> ExitCode:
@@ -100,15 +108,46 @@ class Daemon:
             AteneaError: the ledger cannot be opened.
         """
         paths = self._config.paths
-        for folder in (paths.inbox, paths.outbox, self._config.jobs, paths.cache):
+        for folder in (paths.inbox, paths.outbox, self._config.jobs, paths.cache, paths.assets):
             _make_folder(folder)
+        for folder in closed_caches(paths.cache):
+            sentence = f"{refusal(folder, WRITE)}; {let_in('cache')}"
+            log.warning("a cache cannot be written; jobs do without it, or fail", error=sentence)
         self._service = Service()
         with StateLock(paths.state):
-            self._ledger = Ledger(paths.state / LEDGER)
-            try:
-                return await self._run_locked()
-            finally:
-                self._ledger.close()
+            return await self._run_mending()
+
+    async def _run_mending(self) -> ExitCode:
+        """Start anew with a mended ledger whenever the one that is open turns out to be damaged."""
+        state = self._config.paths.state
+        for times in range(_MOST_MENDED):
+            self._ledger = await self._unlocked(partial(open_ledger, state, suspected=times > 0))
+            with suppress(DamagedError), closing(self._ledger):
+                code = await self._run_locked()
+                if not self._ledger.damaged:
+                    return code
+            if self._stopping.is_set():
+                break
+            log.error("the ledger is damaged; all goes on as soon as it is mended", file=str(state / LEDGER))
+        else:
+            raise AteneaError(
+                f"{state / LEDGER}: was damaged {_MOST_MENDED} times; look at the disk, and at what else writes there"
+            )
+        return ExitCode.FAILED
+
+    async def _unlocked(self, work: Callable[[], Result]) -> Result:
+        """Do file work as soon as no other program has locked the ledger."""
+        told = False
+        while True:
+            async with self._service.patient(_START_SECONDS):
+                try:
+                    return await in_thread(work)
+                except LockedError as error:
+                    if not told:
+                        log.warning("the start waits for another program", error=str(error))
+                        self._service.status("waits: another program has locked the ledger")
+                        told = True
+                await asyncio.sleep(_LOCKED_SECONDS)
 
     async def _run_locked(self) -> ExitCode:
         paths = self._config.paths
@@ -117,6 +156,8 @@ class Daemon:
         self._reloading = asyncio.Event()
         self._clock = ClockWatch()
         self._stopping = asyncio.Event()
+        self._damaged = asyncio.Event()
+        self._ledger.on_damage = partial(asyncio.get_running_loop().call_soon_threadsafe, self._damaged.set)
         self._pulse = Pulse()
         self._executor = LocalExecutor(self._config, self._secrets, paths.state / "workers.lock")
         self._arrivals = Arrivals(self._config, self._ledger)
@@ -127,10 +168,9 @@ class Daemon:
         control = ControlServer(paths.state, self._desk)
         try:
             async with self._service.patient(_START_SECONDS):
-                self._follow_clock(-self._ledger.clock_is_behind())
-                self._ledger.cut_short()
+                await self._unlocked(self._take_over)
                 await self._executor.start()
-                await in_thread(self._recover)
+                await self._unlocked(self._recover)
                 await control.start()
             self._handle_signals()
             self._service.ready()
@@ -141,7 +181,10 @@ class Daemon:
                 log.warning("the queue is paused: no stage starts before `atenea resume`")
             await self._work()
         finally:
-            self._service.stopping()
+            if self._ledger.damaged and not self._stopping.is_set():
+                self._service.status("the ledger is damaged; it is mended")
+            else:
+                self._service.stopping()
             async with self._service.patient(self._config.workers.cancel_seconds + _STOP_SECONDS):
                 await control.stop()
                 await self._park()
@@ -164,6 +207,13 @@ class Daemon:
         for sentence in outcome.result["files"]:
             log.warning("a preset's file cannot be used; jobs that need it will fail", error=sentence)
 
+    def _take_over(self) -> None:
+        """Enter that nothing runs of what a daemon that is gone had begun."""
+        self._follow_clock(-self._ledger.clock_is_behind())
+        if was_long_away(self._ledger):
+            doubt_ages(self._ledger)
+        self._ledger.cut_short()
+
     def _recover(self) -> None:
         outbox = self._config.paths.outbox
         try:
@@ -183,7 +233,7 @@ class Daemon:
             self._tell,
             self._keep_configured,
         )
-        self._loops = [asyncio.create_task(loop()) for loop in (self._stopping.wait, *work)]
+        self._loops = [asyncio.create_task(loop()) for loop in (self._stopping.wait, self._damaged.wait, *work)]
         finished, _ = await asyncio.wait(self._loops, return_when=asyncio.FIRST_COMPLETED)
         for task in finished:
             task.result()  # a loop that broke ends the daemon, with its traceback
@@ -195,7 +245,11 @@ class Daemon:
         while not self._all_done():
             self._wake.clear()
             self._pulse.due("schedule", _NAP_SECONDS)
-            self._notice_clock()
+            try:
+                self._notice_clock()
+            except sqlite3.Error as error:  # the next look notices it again
+                log.error("the clock was set, which cannot be noted now; it is tried again", error=str(error))
+            self._finish_cancelling()
             for job in self._choose():
                 self._start(job)
             await self._wait()
@@ -208,24 +262,25 @@ class Daemon:
         ready = []
         for needs in self._ledger.wanted_needs():
             room = min(free.get(need, 0) for need in needs.split(","))
-            if room > 0 and not (paused and needs not in _UNPAUSED):
-                others = len(self._steps) + len(self._resting)
+            waits = (paused and needs not in _UNPAUSED) or self._rests.reason(needs)
+            if room > 0 and not waits:
+                others = len(self._steps) + len(self._rests) + len(self._cancelled)
                 ready += self._ledger.ready(needs, now, room + others)
-        rested = time.monotonic()
-        self._resting = {job_id: rest for job_id, rest in self._resting.items() if rest[0] > rested}
-        return choose((job for job in ready if job.id not in self._steps and job.id not in self._resting), free)
+        return choose((job for job in ready if self._may_start(job)), free)
+
+    def _may_start(self, job: JobRow) -> bool:
+        return not (job.id in self._steps or job.id in self._cancelled or self._rests.reason(job.id))
 
     def _notice_clock(self) -> None:
         seconds = self._clock.set_by()
-        try:
-            self._follow_clock(seconds)
-        except sqlite3.Error as error:  # the next look notices it again
-            log.error("the clock was set, which cannot be noted now; it is tried again", error=str(error))
-        else:
-            self._clock.follow(seconds)
+        self._follow_clock(seconds)
+        self._clock.follow(seconds)
 
     def _follow_clock(self, seconds: float) -> None:
-        """Without this a job would wait for as long as the clock was set back."""
+        """Without this a job would wait for as long as the clock was set back, or be removed as years old."""
+        if is_far(seconds):
+            doubt_ages(self._ledger)
+            log.warning("the clock was set far; for a day nothing that is finished is removed for its age")
         if seconds:
             self._ledger.follow_clock(seconds)
             log.warning("the clock was set; what waits for a time waits as long as before", seconds=round(seconds, 1))
@@ -246,16 +301,18 @@ class Daemon:
 
         try:
             published = await self._runner.run(job, step, on_progress)
-            self._faults.pop(job.id, None)
+            for rested in (job.id, join_needs(step.needs)):
+                self._rests.over(rested)
             if self._on_published and ".mp4" in published:
                 self._on_published(published[".mp4"])
         except asyncio.CancelledError:
             if job.id not in self._cancelled:
                 raise
+        except NotBegunError as error:  # the executor tells it, once for all jobs
+            for resting in (job.id, join_needs(step.needs)):
+                self._rests.begin(resting, str(error))
         except Exception as error:  # whatever is wrong with one job, the others go on
-            rest = min(_FAULT_SECONDS * 2 ** self._faults[job.id], _LONGEST_REST_SECONDS)
-            self._faults[job.id] = min(self._faults[job.id] + 1, 10)
-            self._resting[job.id] = time.monotonic() + rest, str(error)
+            self._rests.begin(job.id, str(error))
             surprise = not isinstance(error, OSError | sqlite3.Error)
             facts = {"job": job.id, "name": job.name, "error": str(error)}
             log.error("the job cannot go on now; it is tried again", **facts, exc_info=surprise)
@@ -264,24 +321,25 @@ class Daemon:
         """The job's step runs no more."""
         del self._steps[job_id]
         self._wake.set()
-        try:
-            self._finish_cancelling(job_id)
-        except sqlite3.Error as error:
-            log.error("the job cannot be cancelled now; cancel it again", job=job_id, error=str(error))
+        self._finish_cancelling()
 
-    def _finish_cancelling(self, job_id: str) -> None:
-        """Cancel the job whose step was stopped, also if the step had come to its end by itself just before."""
-        if job_id not in self._cancelled:
-            return
-        self._cancelled.discard(job_id)
-        job = self._ledger.job(job_id)
-        if job and not job.is_final:
-            self._ledger.cancel(job)
-            log.info("job cancelled", job=job.id, name=job.name)
+    def _finish_cancelling(self) -> None:
+        """Cancel the jobs whose steps were stopped, also if one had come to its end by itself just before."""
+        for job_id in self._cancelled - self._steps.keys():
+            try:
+                job = self._ledger.job(job_id)
+                if job and not job.is_final:
+                    self._ledger.cancel(job)
+                    log.info("job cancelled", job=job.id, name=job.name)
+            except sqlite3.Error as error:
+                log.error("the job cannot be cancelled now; it is tried again", job=job_id, error=str(error))
+            else:
+                self._cancelled.discard(job_id)
 
     async def _wait(self) -> None:
         now = time.time()
-        waits = [until - time.monotonic() for until, _ in self._resting.values()]
+        rest = self._rests.next_end()
+        waits = [] if rest is None else [rest]
         if due := self._ledger.next_due(now):
             waits.append(due - now)
         # In bounded naps, because no timer tells that the clock was set.
@@ -312,7 +370,9 @@ class Daemon:
     async def _keep_house(self) -> None:
         while True:
             try:
-                while await in_thread(clean_up, self._config, self._ledger, time.time()):
+                now = time.time()
+                self._notice_clock()  # after that look at it
+                while await in_thread(clean_up, self._config, self._ledger, now):
                     pass
             except (OSError, sqlite3.Error) as error:
                 log.error("cleaning up failed; it is tried again", error=str(error))
@@ -334,7 +394,11 @@ class Daemon:
 
     def trouble(self, job_id: str) -> str | None:
         """What keeps the daemon from going on with the job."""
-        return self._resting[job_id][1] if job_id in self._resting else None
+        return self._rests.reason(job_id)
+
+    def slots(self, need: str) -> int:
+        """How many steps with this need run at once."""
+        return self._executor.capacity.get(need, 0)
 
     def stop_step(self, job_id: str) -> None:
         """Cancel the job's running step, and then the job."""

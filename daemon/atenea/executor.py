@@ -70,6 +70,7 @@ class Failed:
         transient: whether trying again may help.
         retry_after: the least number of seconds to wait before that.
         worker_died: the process that ran it ended before the task did.
+        not_begun: no process could be started for it, which says nothing about the task.
     """
 
     error: str
@@ -77,6 +78,7 @@ class Failed:
     transient: bool = False
     retry_after: float | None = None
     worker_died: bool = False
+    not_begun: bool = False
 
 
 Outcome = Done | Failed

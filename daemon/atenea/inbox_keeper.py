@@ -11,6 +11,7 @@ import structlog
 
 from atenea.config import Config
 from atenea.inbox.hints import Hints
+from atenea.inbox.late import rest_folder
 from atenea.inbox.scan import Candidate, Scanner, ScanResult
 from atenea.inbox.taking import Taker
 from atenea.ledger import Ledger
@@ -65,7 +66,10 @@ class InboxKeeper:
 
     def recover(self) -> None:
         """Finish or undo what a crash cut short; before the first look."""
-        self._taker.recover()
+        for row in self._taker.recover():
+            # Of a job that the ledger had lost, what was copied may still be put away in the inbox.
+            if rest_folder(self._config.paths.inbox, row.job_id).exists():
+                self._ledger.copy_begun(row.job_id)
 
     def look(self) -> None:
         """Look through the inbox now."""

@@ -27,6 +27,7 @@ from atenea.credentials import SECRETS, hide_from_others, redact_all
 from atenea.errors import BusyError, TransientError
 from atenea.executor import Done, Executor, Failed, Outcome, ProgressCallback, Task
 from atenea.worker_process import WorkerDiedError, WorkerProcess, clean
+from atenea.worker_usage import UsageWatch, Watched
 
 _THE_DAEMONS_OWN = frozenset(
     {
@@ -94,6 +95,8 @@ class LocalExecutor:
         self._freed = asyncio.Event()
         self._started_with: dict[WorkerProcess, tuple[frozenset[str], Config]] = {}
         self._idle: dict[WorkerProcess, asyncio.TimerHandle | None] = {}
+        self._usage = UsageWatch(lambda: self._config.limits)
+        self._start_fault = ""
         self._starting: set[asyncio.Task[WorkerProcess]] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -157,6 +160,7 @@ class LocalExecutor:
             for worker in list(self._started_with):
                 self._discard(worker)
             await asyncio.wait({*self._starting, *self._ending})
+        await self._usage.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -196,20 +200,26 @@ class LocalExecutor:
         except (OSError, WorkerDiedError) as error:
             return self._not_started(task, error)
         worker.assign(**_log_fields(task))
-        try:
-            return await self._converse(worker, task, on_progress, on_loading)
-        except asyncio.CancelledError:
-            await self._cancel(worker)
-            raise
-        except TimeoutError:
-            return await self._ended(worker, task, f"said nothing for {self._silence_seconds(task):g} s and was ended")
-        except WorkerDiedError as error:
-            return await self._ended(worker, task, str(error))
-        except BaseException:
-            self._discard(worker)
-            raise
-        finally:
-            self._put_back(worker)
+        workdir = Path(task.folder, task.workdir) if task.workdir else None
+        with self._usage.over(worker, workdir) as watched:
+            try:
+                outcome = await self._converse(worker, task, on_progress, on_loading)
+            except asyncio.CancelledError:
+                await self._cancel(worker)
+                raise
+            except TimeoutError:
+                how = f"said nothing for {self._silence_seconds(task):g} s and was ended"
+                return await self._ended(watched, task, how)
+            except WorkerDiedError as error:
+                return await self._ended(watched, task, str(error))
+            except BaseException:
+                self._discard(worker)
+                raise
+            else:
+                await worker.drained()
+                return outcome
+            finally:
+                self._put_back(worker)
 
     async def _converse(
         self,
@@ -253,24 +263,31 @@ class LocalExecutor:
             async with asyncio.timeout(self._config.workers.cancel_seconds):
                 while (await worker.receive(None))["event"] not in _LAST_EVENTS:
                     pass
+            await worker.drained()
         except (TimeoutError, WorkerDiedError):
             await asyncio.shield(self._discard(worker))
         except BaseException:
             self._discard(worker)
             raise
 
-    async def _ended(self, worker: WorkerProcess, task: Task, how: str) -> Failed:
+    async def _ended(self, watched: Watched, task: Task, how: str) -> Failed:
+        worker = watched.worker
         await asyncio.shield(self._discard(worker))  # its last words are read then
         if self._closed:
             return Failed(f"{_subject(task)} was stopped together with atenea", transient=True)
-        return Failed(f"{_worker_of(task)} {how}", worker.last_output, transient=True, worker_died=True)
+        error = f"{_worker_of(task)} {watched.excess or how}"
+        return Failed(error, worker.last_output, transient=not watched.lasting, worker_died=True)
 
     def _not_started(self, task: Task, error: Exception) -> Failed:
         if self._closed:
             return Failed(f"{_subject(task)} was stopped together with atenea", transient=True)
         reason = error.strerror or error if isinstance(error, OSError) else f"it {error}"
         details = "\n".join(getattr(error, "__notes__", ()))
-        return Failed(f"{_worker_of(task)} cannot be started: {reason}", details, transient=True)
+        if not self._start_fault:  # once, however often it is tried and by however many jobs
+            self._start_fault = str(reason)
+            self._log.error("no worker can be started; it is tried again", error=self._start_fault, details=details)
+        sentence = f"{_worker_of(task)} cannot be started: {reason}"
+        return Failed(sentence, details, transient=True, not_begun=True)
 
     async def _worker(self, needs: frozenset[str]) -> WorkerProcess:
         """An idle worker that was started for the same needs, or a new one."""
@@ -301,6 +318,9 @@ class LocalExecutor:
         secrets = self._secrets if "network" in needs else {}
         setup = {"config": config.model_dump_json(), "blocked": self._blocked, "secrets": secrets}
         worker = await WorkerProcess.start(setup, env=self._environment(), inherit=inherit, log=self._log)
+        if self._start_fault:
+            self._start_fault = ""
+            self._log.info("workers can be started again")
         self._started_with[worker] = needs, config
         worker.exited.add_done_callback(lambda _task: self._on_exit(worker))
         return worker

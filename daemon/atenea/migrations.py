@@ -77,4 +77,8 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX jobs_going ON jobs (finished) WHERE cleaned = 1 AND bytes IS NOT 0;
     CREATE INDEX jobs_stem ON jobs (stem) WHERE stem IS NOT NULL;
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN cancelling INTEGER NOT NULL DEFAULT 0;  -- its running step is being stopped
+    CREATE INDEX jobs_cancelling ON jobs (cancelling) WHERE cancelling = 1;
+    """,
 )

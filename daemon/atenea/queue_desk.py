@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
-from pydantic import ConfigDict, Field, ValidationError, validate_call
-
-from atenea.config import Config
+from atenea.control import MOST, RECENT
 from atenea.errors import UsageError
-from atenea.estimate import Forecast, forecast_of, forecasts
+from atenea.estimate import GPU, Forecast, forecast_of, forecasts, starts
 from atenea.ledger import Ledger
+from atenea.places import HasPlaces
 from atenea.progress import Progress
 from atenea.rows import JobRow
 from atenea.views import job_details, job_view
-
-RECENT = 20
-"""Finished jobs in a list, unless more are asked for."""
-
-MOST = 1_000_000
 
 _NEXT = 1000
 """Unfinished jobs in a list; an answer takes time that the daemon does nothing else in."""
@@ -33,6 +28,9 @@ class Running(Protocol):
 
     def trouble(self, job_id: str) -> str | None:
         """What keeps the daemon from going on with the job (a full disk, say)."""
+
+    def slots(self, need: str) -> int:
+        """How many steps with this need run at once."""
 
     def stop_step(self, job_id: str) -> None:
         """Cancel the job's running step, and then the job."""
@@ -53,6 +51,9 @@ class NotRunning:
     def trouble(self, job_id: str) -> str | None:  # noqa: D102, ARG002
         return None
 
+    def slots(self, need: str) -> int:  # noqa: D102, ARG002
+        return 0
+
     def stop_step(self, job_id: str) -> None:  # noqa: D102
         pass
 
@@ -66,40 +67,52 @@ class NotRunning:
 class QueueDesk:
     """Answers requests; a request is a command's name and JSON values."""
 
-    def __init__(self, config: Config, ledger: Ledger, running: Running) -> None:
+    def __init__(self, config: HasPlaces, ledger: Ledger, running: Running) -> None:
         self.config = config
         self._ledger = ledger
         self._running = running
-        commands: tuple[Callable[..., dict[str, Any]], ...] = (
-            *(self.jobs, self.show, self.taken),
-            *(self.cancel, self.retry, self.pause, self.resume, self.wake),
-        )
-        strictly = validate_call(config=ConfigDict(strict=True))
-        self._commands = {command.__name__: strictly(command) for command in commands}
+        self._commands: dict[str, Callable[..., dict[str, Any]]] = {
+            command.__name__: command
+            for command in (
+                *(self.jobs, self.show, self.taken),
+                *(self.cancel, self.retry, self.pause, self.resume, self.wake),
+            )
+        }
 
-    def answer(self, command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Carry out a command.
+    def carry_out(self, command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out one of our own commands.
 
         Raises:
             AteneaError: it cannot be done; the sentence says why.
         """
+        return self._commands[command](**arguments)
+
+    def answer(self, command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out what anybody may have written into the socket; see `carry_out`."""
+        from pydantic import ConfigDict, ValidationError, validate_call  # noqa: PLC0415 - the commands do without it
+
         if command not in self._commands:
             raise UsageError(f"{command}: unknown command of the control socket")
         try:
-            return self._commands[command](**arguments)
+            strictly = validate_call(config=ConfigDict(strict=True))
+            return strictly(self._commands[command])(**arguments)
         except ValidationError as error:
             reasons = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]
             raise UsageError(f"{command}: {'; '.join(reasons)}") from None
 
-    def jobs(self, limit: Annotated[int, Field(ge=0, le=MOST)] = RECENT) -> dict[str, Any]:
+    def jobs(self, limit: int = RECENT) -> dict[str, Any]:
         """The unfinished jobs, as far as one wants to see them, then those that finished last."""
+        if not 0 <= limit <= MOST:
+            raise UsageError(f"jobs: limit: {limit} is not from 0 to {MOST:,}")
         active = self._ledger.active(_NEXT)
-        renders = forecasts(self._ledger, self._ledger.next_renders(_NEXT))
+        renders = self._renders()
+        turns = self._turns(active, renders)
+        rows = active + self._ledger.finished(limit)
         return {
             **self._running.status(),
             "paused": self._ledger.paused,
             "more": sum(self._ledger.counts().values()) - len(active),
-            "jobs": [self._view(row, renders.get(row.id)) for row in active + self._ledger.finished(limit)],
+            "jobs": [{**self._view(row, renders.get(row.id)), "starts_in": turns.get(row.id)} for row in rows],
         }
 
     def show(self, job: str) -> dict[str, Any]:
@@ -107,7 +120,9 @@ class QueueDesk:
         row = self._with_trouble(self._find(job))
         paths = self.config.paths
         folder = str(self.config.jobs / row.id)
-        return job_details(row, self._running.progress(row.id), self._ledger, str(paths.outbox), folder)
+        turns = self._turns(self._ledger.active(_NEXT), self._renders())
+        details = job_details(row, self._running.progress(row.id), self._ledger, str(paths.outbox), folder)
+        return {**details, "starts_in": turns.get(row.id)}
 
     def cancel(self, job: str) -> dict[str, Any]:
         """Cancel a job; a running step gets a while to stop."""
@@ -116,6 +131,7 @@ class QueueDesk:
         if row.publishing or (progress and progress.stage == "publish"):
             raise UsageError(f"{row.name} ({row.id}) is finished and being published; there is nothing to cancel")
         if progress and not row.is_final:
+            self._ledger.cancel_later(row)  # for the next daemon, if this one does not live to see the step stop
             self._running.stop_step(row.id)
         else:
             self._ledger.cancel(row)
@@ -147,6 +163,18 @@ class QueueDesk:
         """Look at the inbox now."""
         self._running.wake()
         return {}
+
+    def _renders(self) -> dict[str, Forecast]:
+        return forecasts(self._ledger, self._ledger.next_renders(_NEXT))
+
+    def _turns(self, active: Sequence[JobRow], renders: Mapping[str, Forecast]) -> dict[str, float]:
+        """In how many seconds renders start that wait for their turn, as far as that can be told."""
+        if self._ledger.paused:
+            return {}
+        steps = {row.id: self._running.progress(row.id) for row in active}
+        left = {job_id: progress.seconds_left for job_id, progress in steps.items() if progress}
+        turns = starts(active, renders, left, self._running.slots(GPU), time.time())
+        return {job_id: round(seconds, 2) for job_id, seconds in turns.items()}
 
     def _changed(self, row: JobRow) -> dict[str, Any]:
         self._running.wake()

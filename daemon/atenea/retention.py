@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,16 @@ _DAY = 86400.0
 _BLOCK = 512
 """Bytes in what `st_blocks` counts."""
 
+_FAR_SECONDS = 3600.0
+_LONG_SECONDS = 30 * _DAY
+_STEADY_SECONDS = _DAY
+"""A clock that was set by more than the first, or that has gone on by more than the second while no daemon ran, is
+believed when it was not set again for so long."""
+
+_LARGE_SHARE = 0.1
+_LEAST_FREE = 1 << 20
+"""A work folder that takes this share of its disk, or more, is why the disk is full when less than that is free."""
+
 _AT_ONCE = 500
 """Jobs of each kind that one call deals with: the ledger is not held for long, and neither is the daemon's end."""
 
@@ -25,19 +36,47 @@ _AT_ONCE = 500
 def clean_up(config: Config, ledger: Ledger, now: float) -> bool:
     """Remove the folders of jobs that are past their time or over the size limit, then old rows; whether more is to do.
 
-    Each folder is looked at once, when its job is finished: there may be very many.
+    Each folder is looked at once, when its job is finished: there may be very many. Nothing is past its time while the
+    clock is doubted (see `doubt_ages`).
     """
+    aged = _ages_are_believed(ledger, now)
     finished = ledger.unmeasured(_AT_ONCE)
     ledger.measured([(job, _measure(config, job)) for job in finished])
-    expired = _expired(config, ledger, now)
+    expired = _expired(config, ledger, now) if aged else []
     ledger.cleaned(expired)
     unwanted = _excess(config, ledger)
     ledger.cleaned(unwanted)
     gone = _remove(config, ledger.going(_AT_ONCE))
     ledger.gone(gone)
     # Not before: a folder that outlived its row would be taken for a job that a crash left behind.
-    forgotten = ledger.forget(now - config.retention.history_days * _DAY, _AT_ONCE)
+    forgotten = ledger.forget(now - config.retention.history_days * _DAY, _AT_ONCE) if aged else 0
     return max(len(finished), len(expired), len(unwanted), len(gone), forgotten) >= _AT_ONCE
+
+
+def doubt_ages(ledger: Ledger) -> None:
+    """The clock may be wrong: take no job for old within a day, which it must go on for without being set again.
+
+    A clock that is years ahead, be it for a minute, would remove all that people may still want to try again.
+    """
+    ledger.doubt_clock(time.time() + _STEADY_SECONDS)
+
+
+def is_far(seconds: float) -> bool:
+    """Whether a clock that was set by so much is to be doubted."""
+    return abs(seconds) >= _FAR_SECONDS
+
+
+def was_long_away(ledger: Ledger) -> bool:
+    """Whether the clock has gone on for so long since the ledger's last entry that it may have been set."""
+    last = ledger.last_moment()
+    return last is not None and time.time() - last > _LONG_SECONDS
+
+
+def _ages_are_believed(ledger: Ledger, now: float) -> bool:
+    until = ledger.clock_doubted_until
+    if until > now + _STEADY_SECONDS:  # it was doubted while it was ahead
+        doubt_ages(ledger)
+    return until <= now
 
 
 def _measure(config: Config, job: JobRow) -> int:
@@ -79,6 +118,24 @@ def drop_work(folder: Path) -> None:
     """Remove what a finished job no longer needs: the work folders of its stages and the copies of its files."""
     for name in ("work", "input", "publish"):
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def relieve_disk(folder: Path, most: float, *, failed: bool) -> int:
+    """Remove a work folder that holds more than `most` bytes, or fills its disk, so that others can go on.
+
+    Returns:
+        The bytes that it held; 0 if it stays, as what a long stage has done so far should.
+    """
+    size = folder_size(folder)
+    if not size:
+        return 0
+    disk = os.statvfs(folder)
+    free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    fills = size >= _LARGE_SHARE * total and free < (size if failed else _LEAST_FREE)
+    if not fills and not (failed and size > most):
+        return 0
+    shutil.rmtree(folder, ignore_errors=True)
+    return size
 
 
 def folder_size(folder: Path) -> int:

@@ -34,7 +34,7 @@ class Service:
         self.patience = _patience(os.environ)
         self.interval = min(max((self.patience or math.inf) / 4, _LEAST_INTERVAL_SECONDS), _INTERVAL_SECONDS)
         self._status = ""
-        self._stopping = False
+        self._ready = self._stopping = False
         self._notify = None
         if not os.environ.get("NOTIFY_SOCKET"):
             return
@@ -49,6 +49,7 @@ class Service:
 
     def ready(self) -> None:
         """The daemon does its work from now on, or again after `reloading`."""
+        self._ready = True
         self._send("READY=1")
 
     def reloading(self) -> None:
@@ -85,6 +86,8 @@ class Service:
     async def _ask_for_time(self, until: float) -> None:
         while time.monotonic() < until or _file_work_gets_on():
             self._send(f"EXTEND_TIMEOUT_USEC={int(_EXTENSION_SECONDS * 1e6)}")
+            if self._ready and not self._stopping:  # its watchdog looks on, and the daemon's loops do not tell
+                self.alive(0.0)
             await asyncio.sleep(self.interval)
 
     def _send(self, message: str) -> None:

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import structlog
+from rich.filesize import decimal
 
 from atenea import durable
 from atenea.arrivals import Arrivals
 from atenea.config import Config
-from atenea.executor import Done, Executor, Failed, ProgressCallback, Task
+from atenea.errors import AteneaError
+from atenea.executor import Done, Executor, Failed, Outcome, ProgressCallback, Task
 from atenea.ledger import Ledger
+from atenea.ledger_file import passes
 from atenea.naming import printable, shortened
 from atenea.publisher import Publisher
 from atenea.report import build_error, build_report, stages_before, write_json
-from atenea.retention import drop_work
+from atenea.retention import drop_work, relieve_disk
 from atenea.rows import JobRow, Step, StepRow, split_needs
 from atenea.scheduler import may_try_again, retry_delay
 from atenea.threads import in_thread
 
 log = structlog.get_logger()
 
+_PAUSE_SECONDS = 1.0
+"""Between two attempts to enter what came of a step."""
+
 _ARTIFACT = {"tts": "speech", "audio": "wav", "render": "video", "mux": "video", "post": "video"}
+
+
+class NotBegunError(AteneaError):
+    """A step did not begin, because no process could be started for it: no fault of the job's, and no attempt."""
 
 
 class StepRunner:
@@ -44,6 +56,9 @@ class StepRunner:
         """Run one step to its end; the files that it brought into the outbox.
 
         A job that fails is no exception: the ledger knows. Cancelling this ends the step.
+
+        Raises:
+            NotBegunError: no process could be started for it.
         """
         if step.stage == "publish":
             return await self._publish(job, step)
@@ -60,20 +75,24 @@ class StepRunner:
             return
         attempt = self._ledger.begin(job, step)
         if job.refusal:
-            self._failed(attempt, job, step, Failed(job.refusal))
+            await self._enter(lambda: self._failed(attempt, job, step, Failed(job.refusal or "")), on_progress)
             return
         arguments = {"relative": job.relative, "preset": job.preset, "previous": dict(job.waiting)}
-        outcome = await self._executor.run(self._task(job, step, arguments=arguments), on_progress)
+        outcome = await self._begun(self._task(job, step, arguments=arguments), on_progress)
+        has_more = isinstance(outcome, Failed) and await self._arrivals.has_more(job)
+        await self._enter(lambda: self._is_read(attempt, job, step, outcome, has_more), on_progress)
+
+    def _is_read(self, attempt: int, job: JobRow, step: StepRow, outcome: Done | Failed, has_more: bool) -> None:
         if isinstance(outcome, Failed):
-            await self._refuse(attempt, job, step, outcome)
+            self._refuse(attempt, job, step, outcome, has_more)
         elif "waiting" in outcome.result:
             self._wait(attempt, job, outcome.result["waiting"])
         else:
             self._plan(attempt, job, outcome)
 
-    async def _refuse(self, attempt: int, job: JobRow, step: StepRow, outcome: Failed) -> None:
+    def _refuse(self, attempt: int, job: JobRow, step: StepRow, outcome: Failed, has_more: bool) -> None:
         """Fail the job, unless what is wrong with it may be that there is more to come."""
-        if await self._arrivals.has_more(job):
+        if has_more:
             self._ledger.put_off(attempt, job, until=time.time() + self._arrivals.pause, waiting=job.waiting)
         else:
             self._failed(attempt, job, step, outcome)
@@ -119,11 +138,48 @@ class StepRunner:
         attempt = self._ledger.begin(job, step)
         log.info("stage started", job=job.id, name=job.name, stage=step.stage, plugin=step.plugin)
         arguments = {"stages": stages_before(self._ledger.steps(job.id), step)} if step.stage == "post" else None
-        outcome = await self._executor.run(self._task(job, step, arguments=arguments), on_progress)
+        outcome = await self._begun(self._task(job, step, arguments=arguments), on_progress)
+        outcome = await in_thread(self._relieve_disk, job, step, outcome)
+        await self._enter(lambda: self._is_served(attempt, job, step, outcome), on_progress)
+
+    def _is_served(self, attempt: int, job: JobRow, step: StepRow, outcome: Done | Failed) -> None:
         if isinstance(outcome, Failed):
             self._failed(attempt, job, step, outcome)
         else:
             self._ledger.complete(attempt, job, step, outcome.result)
+
+    async def _begun(self, task: Task, on_progress: ProgressCallback) -> Outcome:
+        outcome = await self._executor.run(task, on_progress)
+        if isinstance(outcome, Failed) and outcome.not_begun:
+            raise NotBegunError(outcome.error)
+        return outcome
+
+    def _relieve_disk(self, job: JobRow, step: StepRow, outcome: Outcome) -> Outcome:
+        """Remove the step's work folder if it keeps everybody from going on; a step that filled the disk failed."""
+        failed = isinstance(outcome, Failed)
+        most = self.config.limits.work_gigabytes * 1e9
+        size = relieve_disk(self._folder(job) / step.workdir, most, failed=failed)
+        if not size:
+            return outcome
+        if not isinstance(outcome, Failed):
+            what = f"{step.stage} plugin {step.plugin!r}" if step.plugin else "the step that adds the speech"
+            outcome = Failed(f"{what} filled the disk", transient=True)
+        return replace(outcome, error=f"{outcome.error} (its work folder, {decimal(size)}, was removed)")
+
+    async def _enter(self, change: Callable[[], None], on_progress: ProgressCallback) -> None:
+        """Enter what came of a step, as soon as the ledger can be written: what is done is not to be done again."""
+        told = False
+        while True:
+            try:
+                return change()
+            except sqlite3.OperationalError as error:
+                if not passes(error):
+                    raise
+                if not told:
+                    log.error("what a step has done cannot be noted now; it is tried again", error=str(error))
+                    told = True
+                on_progress(1.0, str(error))
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     def _task(self, job: JobRow, step: StepRow, *, arguments: Mapping[str, Any] | None = None) -> Task:
         return Task(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import ParamSpec, TypeVar
 
@@ -22,14 +24,25 @@ async def in_thread(
 ) -> Result:
     """`asyncio.to_thread`, but a cancellation first lets the thread finish.
 
-    A thread cannot be stopped, and nothing that it uses (the ledger above all) may be closed under it.
+    A thread cannot be stopped, and nothing that it uses (the ledger above all) may be closed under it. Where the system
+    starts no new thread, one that is there does the work when it has time.
     """
+    result: Future[Result] = Future()
 
-    def watched() -> Result:
-        with _at_work_here():
-            return function(*args, **kwargs)
+    def watched() -> None:
+        try:
+            with _at_work_here():
+                result.set_result(function(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001 - for who awaits it
+            result.set_exception(error)
 
-    work = asyncio.ensure_future(asyncio.to_thread(watched))
+    try:
+        asyncio.get_running_loop().run_in_executor(None, contextvars.copy_context().run, watched)
+    except RuntimeError as error:
+        # The work is queued all the same; `threading` has no better word for it.
+        if str(error) != "can't start new thread" or not _others():
+            raise
+    work = asyncio.wrap_future(result)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
@@ -37,6 +50,11 @@ async def in_thread(
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([work])
         raise
+
+
+def _others() -> bool:
+    """Whether the event loop's pool has a thread."""
+    return any(thread.name.startswith("asyncio_") for thread in threading.enumerate())
 
 
 def standstill() -> float | None:

@@ -17,8 +17,8 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import Any
 import structlog
 
 from atenea import durable
+from atenea.access import WRITE, let_in, may, refusal
 from atenea.config import Config
 from atenea.context import Context
 from atenea.credentials import hide_from_others
@@ -34,7 +35,7 @@ from atenea.errors import Cancelled, MistakesError, PermanentError
 from atenea.executor import ProgressCallback, Task
 from atenea.failures import failure_event
 from atenea.job_store import read_job_file
-from atenea.plugin_manager import PluginManager, blaming
+from atenea.plugin_manager import HookError, PluginManager, blaming
 from atenea.timing import read_timing
 from atenea.worker_link import Link, Progress, leave_guardian, send_logs
 
@@ -66,13 +67,16 @@ class Worker:
         os.chdir("/")  # whatever the last task did
         try:
             result = self._kinds[task.kind](task, progress)
-            progress.flush()
-            self._link.send({"event": "done", "result": result})
+            self._end(progress, {"event": "done", "result": result})
         except Cancelled:
-            self._link.send({"event": "cancelled"})
+            self._end(progress, {"event": "cancelled"})
         except BaseException as error:  # noqa: BLE001 - whatever a plugin raises, the worker goes on
-            progress.flush()
-            self._link.send(failure_event(error, task))
+            self._end(progress, failure_event(error, task))
+
+    def _end(self, progress: Progress, event: Mapping[str, Any]) -> None:
+        _flush_output()
+        progress.flush()
+        self._link.send(event)
 
     def catalogue(self, _task: Task, _progress: Progress) -> Mapping[str, Any]:
         """All plugins; each is announced before its import, so that the daemon knows which one hung or killed us."""
@@ -155,6 +159,13 @@ def main(descriptor: int) -> None:
         worker.run(Task(**{**values, "needs": frozenset(values["needs"])}))
 
 
+def _flush_output() -> None:
+    """What was printed without an end of line belongs to this task, not to the next one."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # a plugin may have closed or replaced them
+            stream.flush()
+
+
 def _offer_to_oom_killer() -> None:
     """When the machine's memory is used up, the kernel is to end the plugin, and not the daemon or somebody else."""
     with suppress(OSError):
@@ -179,7 +190,8 @@ def call_stage(task: Task, config: Config, plugins: PluginManager, progress: Pro
     ctx = _context(task, config, plugins, artifacts, progress)
     argument = _STAGE_ARGUMENT.get(task.stage)
     given = {argument: artifacts.get(argument)} if argument else {}
-    returned = plugins.call(task.stage, task.plugin, job=job, ctx=ctx, **given)
+    with blaming(task.stage, task.plugin), _closed_cache_told(ctx.cache):
+        returned = plugins.call(task.stage, task.plugin, job=job, ctx=ctx, **given)
     with blaming(task.stage, task.plugin):
         timing = _own_file(ctx.timing_file, ctx.workdir) if ctx.timing_file.exists() else None
         result = {
@@ -201,14 +213,12 @@ def _context(
     task: Task, config: Config, plugins: PluginManager, artifacts: Mapping[str, Path], progress: ProgressCallback
 ) -> Context:
     workdir = Path(task.folder) / task.workdir
-    cache = config.paths.cache / task.plugin
     options = plugins.options(task.plugin, task.options, prefix=_prefix(task))
-    for needed in (workdir, cache):
-        needed.mkdir(parents=True, exist_ok=True)
+    workdir.mkdir(parents=True, exist_ok=True)
     timing = artifacts.get("timing")
     return Context(
         workdir=workdir,
-        cache=cache,
+        cache=_cache(config.paths.cache / task.plugin, workdir),
         models=config.paths.models,
         options=options,
         log=structlog.get_logger(),
@@ -219,6 +229,29 @@ def _context(
         timing=read_timing(timing) if timing else (),
         stages=tuple(task.arguments.get("stages", ())),
     )
+
+
+def _cache(folder: Path, workdir: Path) -> Path:
+    """The plugin's cache folder; on a full or read-only disk one in the work folder, which a retry finds again."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        structlog.get_logger().warning("the cache cannot be used; this job does without", error=str(error))
+        folder = workdir / "cache"
+        folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _closed_cache_told(cache: Path) -> Iterator[None]:
+    """Put a sentence in the place of what the system says to a plugin that may not write its cache."""
+    try:
+        yield
+    except HookError as error:
+        reason = error.__cause__
+        if not isinstance(reason, OSError) or not f"{reason.filename}/".startswith(f"{cache}/") or may(cache, WRITE):
+            raise
+        raise PermanentError(f"{refusal(cache, WRITE)}; {let_in('cache')}") from None
 
 
 def _prefix(task: Task) -> str:

@@ -7,15 +7,15 @@ checked like a stranger's: a plugin can write to any descriptor.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
-import math
 import os
 import signal
 import socket
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,12 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from atenea.worker_link import LINE_LIMIT
+from atenea.worker_output import LONGEST_LINE, THROTTLE_SECONDS, LineLimiter, Output
 
 _START_SECONDS = 60.0
 _GONE_SECONDS = 5.0
-_OUTPUT_LINE = 4_096
 _TAIL_LINES = 50
-_THROTTLE_SECONDS = 0.01
-_CHUNK = 1 << 16
+_STATUS_BYTES = 1 << 14
 _PROC = Path("/proc")
 _RESERVED = frozenset(
     {"event", "level", "timestamp", "logger", "exc_info", "stack_info", "self", "method_name"}
@@ -45,47 +44,13 @@ class WorkerDiedError(Exception):
     """The worker ended, or must be ended, before its task did; says how, for the end of a sentence about it."""
 
 
-class LineLimiter:
-    """Lets `most` lines through in each `seconds`, and counts the others."""
-
-    def __init__(self, most: int = 200, seconds: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most = most
-        self._seconds = seconds
-        self._clock = clock
-        self._since = -math.inf
-        self._admitted = 0
-        self._dropped = 0
-
-    @property
-    def dropped(self) -> int:
-        """How many lines were dropped since this was last told."""
-        return self._dropped
-
-    def admit(self) -> bool:
-        """Whether the next line may pass."""
-        if self._admitted >= self._most:
-            self._dropped += 1
-            return False
-        self._admitted += 1
-        return True
-
-    def take_dropped(self, *, at_end: bool = False) -> int:
-        """How many lines were dropped, told once, when a new period begins or everything ends."""
-        if not at_end and self._clock() - self._since < self._seconds:
-            return 0
-        dropped, self._dropped = self._dropped, 0
-        self._since, self._admitted = self._clock(), 0
-        return dropped
-
-
 @dataclass(frozen=True)
 class _Pipes:
     """Our ends of what a worker is connected with."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
-    output: asyncio.StreamReader
-    output_transport: asyncio.ReadTransport
+    output: Output
 
 
 @asynccontextmanager
@@ -98,12 +63,10 @@ async def _pipes() -> AsyncIterator[tuple[_Pipes, socket.socket, int]]:
         ours.callback(writer.close)
         descriptor, their_output = os.pipe()
         theirs.callback(os.close, their_output)
-        output = asyncio.StreamReader(limit=_CHUNK)
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(output), os.fdopen(descriptor, "rb", 0)
-        )
+        transport, output = await asyncio.get_running_loop().connect_read_pipe(Output, os.fdopen(descriptor, "rb", 0))
         ours.callback(transport.close)
-        yield _Pipes(reader, writer, output, transport), their_connection, their_output
+        transport.pause_reading()
+        yield _Pipes(reader, writer, output), their_connection, their_output
         ours.pop_all()
 
 
@@ -121,7 +84,13 @@ class WorkerProcess:
         self._base_log = self.log = log.bind(pid=process.pid)
         self._limiter = LineLimiter()
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
-        self._output = asyncio.create_task(self._read_output(pipes.output, pipes.output_transport))
+        self._killed = False
+        self._status: int | None = None
+        # Now: later a process that hides its secrets may be invisible to its own user too.
+        with suppress(OSError):
+            self._status = os.open(_PROC / str(process.pid) / "status", os.O_RDONLY | os.O_CLOEXEC)
+        self._output = pipes.output
+        self._output.give(self._print, lambda: self._limiter.dropped)
         self.exited = asyncio.create_task(self._watch())
 
     @classmethod
@@ -140,15 +109,18 @@ class WorkerProcess:
             WorkerDiedError: it ended at once, or says nothing.
         """
         async with _pipes() as (pipes, theirs, their_output):
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "atenea.worker", str(theirs.fileno())),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=their_output,
-                stderr=their_output,
-                env=env,
-                pass_fds=(theirs.fileno(), *inherit),
-                start_new_session=True,
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "atenea.worker", str(theirs.fileno())),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=their_output,
+                    stderr=their_output,
+                    env=env,
+                    pass_fds=(theirs.fileno(), *inherit),
+                    start_new_session=True,
+                )
+            except RuntimeError as error:  # of the thread that would wait for its end; without us it ends by itself
+                raise OSError(errno.EAGAIN, str(error)) from None
         worker = cls(process, pipes, log)
         try:
             await worker.send(setup)
@@ -168,8 +140,8 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process has not ended."""
-        return not self.exited.done()
+        """Whether the process has not ended, and is not about to."""
+        return not self._killed and not self.exited.done()
 
     @property
     def last_output(self) -> str:
@@ -180,6 +152,19 @@ class WorkerProcess:
         """From now on its lines belong to this task; none for an idle worker."""
         self.log = self._base_log.bind(**task)
         self._tail.clear()
+
+    async def drained(self) -> None:
+        """Wait until what it has printed is logged, before its lines belong to another task."""
+        await self._output.drained()
+
+    def status(self) -> str:
+        """What /proc says about the process; nothing once it is gone."""
+        if self._status is None:
+            return ""
+        try:
+            return os.pread(self._status, _STATUS_BYTES, 0).decode(errors="replace")
+        except OSError:
+            return ""
 
     async def send(self, message: Mapping[str, Any]) -> None:
         """Send a command.
@@ -209,6 +194,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End the process and everything in its group; `gone` waits for that."""
+        self._killed = True
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
@@ -218,10 +204,13 @@ class WorkerProcess:
         """Wait until the killed process is reaped and its group is empty, and let go of its pipes."""
         await self._process.wait()
         await self._group_gone()
-        await asyncio.wait([self._output], timeout=1)
-        self._output.cancel()
+        await asyncio.wait([self._output.ended], timeout=1)
+        self._output.close()
         self._writer.transport.abort()
-        await asyncio.wait([self._output, self.exited])
+        await asyncio.wait([self._output.ended, self.exited])
+        if self._status is not None:
+            os.close(self._status)
+            self._status = None
         with suppress(OSError):
             await self._writer.wait_closed()
         self._report_dropped(at_end=True)
@@ -262,8 +251,9 @@ class WorkerProcess:
             return "closed its connection and was ended"
         if code >= 0:
             return f"ended with exit code {code}"
-        hint = " (out of memory?)" if code == -signal.SIGKILL else f" ({signal.strsignal(-code)})"
-        return f"was killed by signal {-code}{hint}"
+        if code == -signal.SIGKILL:
+            return "was killed by signal 9, probably for want of memory (see dmesg)"
+        return f"was killed by signal {-code} ({signal.strsignal(-code)})"
 
     async def _group_gone(self) -> None:
         deadline = time.monotonic() + _GONE_SECONDS
@@ -292,33 +282,15 @@ class WorkerProcess:
         if self._limiter.admit():
             getattr(self.log, level)(message, **fields)
         elif self._limiter.dropped % 100 == 0:
-            await asyncio.sleep(_THROTTLE_SECONDS)
+            await asyncio.sleep(THROTTLE_SECONDS)
 
     def _report_dropped(self, *, at_end: bool = False) -> None:
         dropped = self._limiter.take_dropped(at_end=at_end)
         if dropped:
             self.log.warning(f"... {dropped} lines dropped")
 
-    async def _read_output(self, reader: asyncio.StreamReader, transport: asyncio.ReadTransport) -> None:
-        """Log what plugins print; one that floods is slowed down rather than let the daemon be busy with it."""
-        rest = b""
-        try:
-            while chunk := await reader.read(_CHUNK):
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    self._print(line)
-                if len(rest) > _OUTPUT_LINE:
-                    self._print(rest)
-                    rest = b""
-                if self._limiter.dropped:
-                    await asyncio.sleep(_THROTTLE_SECONDS)
-            if rest:
-                self._print(rest)
-        finally:
-            transport.close()
-
     def _print(self, line: bytes) -> None:
-        text = line[:_OUTPUT_LINE].decode(errors="backslashreplace").rstrip()
+        text = line[:LONGEST_LINE].decode(errors="backslashreplace").rstrip()
         self._tail.append(text)
         self._report_dropped()
         if self._limiter.admit():

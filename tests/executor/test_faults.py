@@ -127,7 +127,7 @@ def test_a_poisoned_worker_is_not_used_again(bench):
 
 DEATHS = {
     "os._exit(3)": "ended with exit code 3",
-    "os.kill(os.getpid(), signal.SIGKILL)": "was killed by signal 9 (out of memory?)",
+    "os.kill(os.getpid(), signal.SIGKILL)": "was killed by signal 9, probably for want of memory (see dmesg)",
     "os.kill(os.getpid(), signal.SIGSEGV)": "was killed by signal 11 (Segmentation fault)",
     # A thread still reads from the closed socket, so nothing shows but silence.
     "os.closerange(3, 20)\ntime.sleep(3600)": "said nothing for 2 s and was ended",
@@ -200,6 +200,19 @@ def test_floods(bench):
     assert len(bench.logs) < 1000
     assert sum(int(entry["event"].split()[1]) for entry in bench.logs if entry["event"].startswith("...")) > 20000
     assert max(map(len, bench.lines())) <= 4096
+
+
+@pytest.mark.parametrize("last", ["print('last words')", "print('last words', end='')"])
+def test_what_is_printed_last_is_the_jobs_own(bench, last):
+    """One worker for all; each prints as much as a pipe holds, and ends."""
+    for name in ("a", "b"):
+        bench.plugin(name, f"print('x' * 60_000)\n{last}\n{GOOD}")
+    outcomes = bench.run(*(bench.task(name, job_id=f"{number}-{name}") for number in range(10) for name in ("a", "b")))
+    assert all(isinstance(outcome, Done) for outcome in outcomes)
+    told = [entry for entry in bench.logs if entry.get("line") == "last words"]
+    assert [(entry.get("job"), entry.get("plugin")) for entry in told] == [
+        (f"{number}-{name}", name) for number in range(10) for name in ("a", "b")
+    ]
 
 
 async def cancelled(bench, executor, plugin):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,11 @@ from stock import Jobs
 from system.instance import RENDER_STUB, Instance, wait_until
 
 from atenea.clock import ClockWatch
+from atenea.config import Config, Paths
+from atenea.daemon import Daemon
 from atenea.ledger import Ledger
+from atenea.ledger_file import LEDGER
+from atenea.retention import clean_up, doubt_ages, was_long_away
 
 YEAR = 365 * 86_400.0
 
@@ -39,6 +45,8 @@ MOODY = (
     "        wav.writeframes(bytes(3200))\n"
     "    return path\n"
 )
+
+FAILING = "@hookimpl\ndef tts(job, ctx):\n    raise PermanentError('no voice today')\n"
 
 CONFIG = "[tts]\nplugin = 'moody'\n[render]\nplugin = 'stub'\n[retry]\nfirst_seconds = 3\n"
 
@@ -90,6 +98,86 @@ def test_the_clock_is_set_back_while_no_daemon_runs(instance: ClockedInstance) -
     instance.set_clock(-YEAR)
     instance.start()
     instance.output("hello.mp4")
+
+
+def kept(instance: ClockedInstance, name: str) -> bool:
+    return (instance.folder / "state/jobs" / instance.job(name)["id"] / "original").exists()
+
+
+def measured(instance: ClockedInstance) -> bool:
+    """Whether what finished has been looked at, and so whether something is to be removed."""
+    with closing(sqlite3.connect(instance.folder / "state" / LEDGER)) as db:
+        return not db.execute("SELECT 1 FROM jobs WHERE finished IS NOT NULL AND bytes IS NULL").fetchone()
+
+
+def test_a_clock_that_is_years_ahead_for_a_while_removes_nothing(instance: ClockedInstance) -> None:
+    instance.plugin("moody", FAILING)
+    instance.start()
+    instance.drop("hello.txt", "Hello.")
+    instance.output("hello.error.txt")
+    instance.wait_for_state("hello", "failed")
+    instance.stop()
+    for seconds in (3 * YEAR, 0):
+        instance.set_clock(seconds)
+        instance.start()
+        wait_until(lambda: measured(instance), "the daemon to keep house")
+        instance.stop()
+        assert kept(instance, "hello")
+    instance.plugin("moody", MOODY)
+    instance.start()
+    instance.atenea("retry", "hello")
+    instance.output("hello.mp4")
+
+
+class Time:
+    """The machine's clock as the daemon's own code sees it in this process."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.moved = 0.0
+        real = time.time
+        patch.setattr(time, "time", lambda: real() + self.moved)
+
+
+def test_a_clock_that_is_set_far_is_believed_after_a_day(
+    tmp_path: Path, db: Ledger, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Time(monkeypatch)
+    config = Config(paths=Paths(state=tmp_path))
+    failed = jobs.failed()
+    (config.jobs / failed.id).mkdir(parents=True)
+    daemon = Daemon(config, {})
+    daemon._ledger, daemon._clock = db, ClockWatch()
+
+    def removed() -> bool:
+        daemon._notice_clock()
+        clean_up(config, db, time.time())
+        return not (config.jobs / failed.id).exists()
+
+    for moved in (YEAR, 0.0, YEAR):
+        clock.moved = moved
+        assert not removed()
+    daemon._clock.follow(86_300)  # which is how a day without another change looks
+    clock.moved += 86_300
+    assert not removed()
+    daemon._clock.follow(200)
+    clock.moved += 200
+    assert removed()
+
+
+def test_a_clock_that_was_doubted_while_ahead_is_not_doubted_for_years(
+    tmp_path: Path, db: Ledger, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Time(monkeypatch)
+    config = Config(paths=Paths(state=tmp_path))
+    failed = jobs.failed()
+    (config.jobs / failed.id).mkdir(parents=True)
+    clock.moved = YEAR
+    assert was_long_away(db)
+    doubt_ages(db)
+    clock.moved = 86_400
+    assert not was_long_away(db)
+    clean_up(config, db, time.time())
+    assert db.clock_doubted_until == pytest.approx(time.time() + 86_400, abs=60)
 
 
 def test_small_corrections_are_left_alone_until_they_add_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,11 @@ What the user sees names the fault, and when there is room again everything goes
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from faults.small_disk import fill, small_disk
 from system.conftest import new_instance
 from system.instance import RENDER_STUB, Instance, NewInstance, wait_until
-from wild.tools import mount
 
 __all__ = ["new_instance"]
 
@@ -25,29 +22,6 @@ def instance(new_instance: NewInstance) -> Instance:
     made: Instance = new_instance(STUB)
     made.plugin("stub", RENDER_STUB)
     return made
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    folder.mkdir(exist_ok=True)
-    mount("-t", "tmpfs", "-o", "size=8m", "tmpfs", folder)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=False, capture_output=True)
-
-
-def fill(folder: Path) -> Path:
-    """Write until nothing more fits; the file to remove."""
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        for size in (1 << 20, 1 << 12, 1):
-            try:
-                while file.write(bytes(size)) == size:
-                    pass
-            except OSError:
-                pass
-    return ballast
 
 
 def stuck(instance: Instance, name: str, words: str) -> None:

@@ -11,6 +11,7 @@ import sys
 import warnings
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,9 @@ def damaged(sample: bytes, draw: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_damaged_pictures_are_pictures_or_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_damaged_pictures_are_pictures_or_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
+) -> None:
     draw = random.Random(3)
     samples, path, came = samples_of_pictures(), tmp_path / "a.png", Counter[str]()
     for _ in range(MUTATIONS):
@@ -191,7 +194,7 @@ def test_damaged_pictures_are_pictures_or_refused(tmp_path: Path, capfd: pytest.
                 came["refused"] += 1
     capfd.readouterr()  # libtiff's and libjpeg's own words
     assert min(came.values()) > MUTATIONS // 20, came
-    print(f"{MUTATIONS:,} damaged pictures: {came['pictures']:,} could be read, {came['refused']:,} were refused")
+    record_property("Damaged pictures and sounds", (MUTATIONS, "pictures"))
 
 
 # Sounds
@@ -310,7 +313,9 @@ def samples_of_sounds(folder: Path) -> list[bytes]:
     return found
 
 
-def test_damaged_sounds_are_sounds_or_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_damaged_sounds_are_sounds_or_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
+) -> None:
     draw = random.Random(3)
     samples, path, came = samples_of_sounds(tmp_path), tmp_path / "a.bin", Counter[str]()
     for _ in range(MUTATIONS // 3):
@@ -323,4 +328,4 @@ def test_damaged_sounds_are_sounds_or_refused(tmp_path: Path, capfd: pytest.Capt
             came["refused"] += 1
     capfd.readouterr()
     assert min(came.values()) > MUTATIONS // 60, came
-    print(f"{MUTATIONS // 3:,} damaged sounds: {came['sounds']:,} could be read, {came['refused']:,} were refused")
+    record_property("Damaged pictures and sounds", (MUTATIONS // 3, "sounds"))

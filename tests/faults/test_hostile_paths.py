@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,7 +55,13 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 @pytest.mark.parametrize("way", ["rename", "copy"])
 def test_what_is_exchanged_while_it_is_taken(
-    inbox: Path, beyond: Path, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    inbox: Path,
+    beyond: Path,
+    ledger: Ledger,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+    way: str,
 ) -> None:
     if way == "copy":
         rename = durable._renameat2
@@ -84,7 +90,7 @@ def test_what_is_exchanged_while_it_is_taken(
     assert taken > ROUNDS // 20
     assert with_the_canary(tmp_path / "state") == []
     assert facts(beyond) == before
-    print(f"by {way}: {swapper.swaps:,} exchanges while {taken:,} jobs were taken; nothing outside was read or changed")
+    record_property("Nothing outside", (swapper.swaps, f"exchanges by {way}"))
 
 
 def _put_right(mine: Path, link: Path) -> None:
@@ -103,7 +109,9 @@ def _renames_only_within(inbox: Path, rename):
     return renameat2
 
 
-def test_a_rest_that_is_exchanged_for_a_link(inbox: Path, beyond: Path, tmp_path: Path) -> None:
+def test_a_rest_that_is_exchanged_for_a_link(
+    inbox: Path, beyond: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     rest, original = rest_folder(inbox, "1"), tmp_path / "state/jobs/1/original"
     original.mkdir(parents=True)
     (original / "a.txt").write_text("hello")
@@ -123,7 +131,7 @@ def test_a_rest_that_is_exchanged_for_a_link(inbox: Path, beyond: Path, tmp_path
     assert swapper.swaps > ROUNDS
     assert with_the_canary(tmp_path / "state") == []
     assert facts(beyond) == before
-    print(f"{swapper.swaps:,} exchanges of a job's rest for a link; nothing outside was read, moved or removed")
+    record_property("Nothing outside", (swapper.swaps, "of what a copied job leaves"))
 
 
 def _move_into(rest: Path, _original: Path, folder: int) -> None:
@@ -153,7 +161,9 @@ def test_a_link_in_place_of_a_rest_is_neither_read_nor_emptied(inbox: Path, beyo
     assert facts(beyond) == before
 
 
-def test_named_files_that_are_exchanged_while_they_are_copied(inbox: Path, beyond: Path, tmp_path: Path) -> None:
+def test_named_files_that_are_exchanged_while_they_are_copied(
+    inbox: Path, beyond: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     (tmp_path / "atenea.toml").write_text("[watch]\nsettle_seconds = 0\n[presets.news]\npriority = 1\n")
     config = load_config(tmp_path / "atenea.toml")
     plugins = PluginManager(config.paths.plugins, cache=tmp_path / "cache")
@@ -182,9 +192,7 @@ def test_named_files_that_are_exchanged_while_they_are_copied(inbox: Path, beyon
     assert swapper.swaps > ROUNDS
     assert made > 0
     assert facts(beyond) == before
-    print(
-        f"{swapper.swaps:,} exchanges while {ROUNDS:,} jobs named files ({made:,} got them); nothing outside was read"
-    )
+    record_property("Nothing outside", (swapper.swaps, "of named files"))
 
 
 def test_an_outbox_that_is_full_of_links(new_instance: NewInstance, beyond: Path) -> None:

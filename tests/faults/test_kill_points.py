@@ -20,8 +20,8 @@ from stock import STEPS, Jobs
 
 from atenea import durable
 from atenea.config import Config
-from atenea.control import LEDGER
 from atenea.ledger import Ledger
+from atenea.ledger_file import LEDGER
 from atenea.step_runner import StepRunner
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -75,7 +75,9 @@ def table(log: Path) -> str:
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["rename", "copy"])
 @pytest.mark.parametrize("job", JOBS)
-def test_taking_is_killed_before_every_step(places: SimpleNamespace, job: str, elsewhere: bool) -> None:
+def test_taking_is_killed_before_every_step(
+    places: SimpleNamespace, record_property: Callable[[str, object], None], job: str, elsewhere: bool
+) -> None:
     files, at, done = JOBS[job], 0, False
     while not done:
         inbox = places.there / f"inbox-{at}" if elsewhere else None
@@ -96,6 +98,7 @@ def test_taking_is_killed_before_every_step(places: SimpleNamespace, job: str, e
         shutil.rmtree(places.here / str(at))
         at += 1
     assert at > 10  # as many steps there are at least
+    record_property("Whichever system call", (at - 1, "kills while taking"))
     print(f"\n{table(places.log)}")
 
 
@@ -126,7 +129,9 @@ def to_publish(config: Config, *, failed: bool) -> str:
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["link", "copy"])
 @pytest.mark.parametrize("failed", [False, True], ids=["done", "failed again"])
-def test_publishing_is_killed_before_every_step(places: SimpleNamespace, failed: bool, elsewhere: bool) -> None:
+def test_publishing_is_killed_before_every_step(
+    places: SimpleNamespace, record_property: Callable[[str, object], None], failed: bool, elsewhere: bool
+) -> None:
     at, done = 0, False
     while not done:
         outbox = places.there / f"outbox-{at}" if elsewhere else None
@@ -152,4 +157,5 @@ def test_publishing_is_killed_before_every_step(places: SimpleNamespace, failed:
         shutil.rmtree(places.here / str(at))
         at += 1
     assert at > 10
+    record_property("Whichever system call", (at - 1, "while publishing"))
     print(f"\n{table(places.log)}")

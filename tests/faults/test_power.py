@@ -23,7 +23,7 @@ from faults.promise import Drop, assert_kept
 from PIL import Image
 
 from atenea import durable
-from atenea.control import LEDGER
+from atenea.ledger_file import LEDGER
 from atenea.media.segments import SegmentStore
 
 STATES = int(os.environ.get("SOAK_STATES", "10"))
@@ -88,8 +88,8 @@ class Bench:
         with observed(self.disk):
             machine.run()
 
-    def try_states(self, name: str, check: Callable[[Path], None]) -> None:
-        """Let machines go on from some of the states, and check each when it has come to rest."""
+    def try_states(self, name: str, check: Callable[[Path], None]) -> int:
+        """Let machines go on from some of the states, and check each when it has come to rest; how many it were."""
         states = list(states_after(self.disk, SEEDS))
         chosen = random.Random(name).sample(states, min(STATES or len(states), len(states)))
         broken = [sentence for what, state in chosen if (sentence := self._broken(what, state, check))]
@@ -97,6 +97,7 @@ class Bench:
             f"{name}: the power failed at {len(self.disk.moments)} moments, {len(chosen)} of {len(states)} states tried"
         )
         assert broken == [], "\n".join(broken)
+        return len(chosen)
 
     def _broken(self, what: str, state: State, check: Callable[[Path], None]) -> str:
         after = Machine(self._folder / "after", self._folder / "plugins")
@@ -119,15 +120,20 @@ def no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("way", ["rename", "copy"])
 @pytest.mark.parametrize("case", CASES)
-def test_the_power_fails_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, way: str) -> None:
+def test_the_power_fails_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None], case: str, way: str
+) -> None:
     if way == "copy":
         monkeypatch.setattr(durable, "_renameat2", rename_from_elsewhere)
     bench = Bench(tmp_path, CASES[case])
     assert_kept(bench.root, CASES[case])
-    bench.try_states(f"{case}, {way}", lambda root: assert_kept(root, CASES[case]))
+    tried = bench.try_states(f"{case}, {way}", lambda root: assert_kept(root, CASES[case]))
+    record_property("After a power cut", (tried, "states of the disk"))
 
 
-def test_the_power_fails_while_a_job_is_forgotten(tmp_path: Path) -> None:
+def test_the_power_fails_while_a_job_is_forgotten(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     bench = Bench(tmp_path, CASES["text"], "[retention]\ndone_days = 0\nhistory_days = 0\n")
 
     def check(root: Path) -> None:
@@ -135,10 +141,12 @@ def test_the_power_fails_while_a_job_is_forgotten(tmp_path: Path) -> None:
         assert os.listdir(root / "state" / "jobs") == os.listdir(root / "inbox" / "news") == []
 
     check(bench.root)
-    bench.try_states("a job is forgotten", check)
+    record_property("After a power cut", (bench.try_states("a job is forgotten", check), "states of the disk"))
 
 
-def test_the_power_fails_while_segments_are_written(tmp_path: Path) -> None:
+def test_the_power_fails_while_segments_are_written(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     (tmp_path / "vault").mkdir()
     root = tmp_path / "job"
     root.mkdir()
@@ -164,4 +172,4 @@ def test_the_power_fails_while_segments_are_written(tmp_path: Path) -> None:
         for path in found.paths:
             with av.open(str(path)) as video:
                 assert sum(1 for _ in video.decode(video=0)) == len(pictures), what
-    print(f"segments: the power failed at {len(disk.moments)} moments, {len(states)} states tried")
+    record_property("After a power cut", (len(states), "states of the disk"))

@@ -114,6 +114,8 @@ def test_an_instance_without_any_configuration_works(new_instance: NewInstance) 
     )
     assert (done.returncode, done.stdout) == (0, f"{instance.outbox / 'hello.mp4'}\n"), done.stderr
     assert instance.outputs() == ["hello.json", "hello.mp4"]
+    made = {path.name for path in instance.folder.iterdir() if path.is_dir()}
+    assert made == {"inbox", "outbox", "plugins", "state", "cache", "assets"}
 
 
 def test_a_plugin_of_a_few_lines_changes_the_result(new_instance: NewInstance) -> None:

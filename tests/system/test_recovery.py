@@ -34,7 +34,7 @@ def assert_nothing_is_left(instance: Instance) -> None:
     """No file that atenea hides, stages or works with; of each job its original, what intake made of it, its log."""
     assert os.listdir(instance.inbox) == []
     assert [name for name in instance.outputs() if name.startswith(".") or name.endswith(".progress.txt")] == []
-    kept = ["job.json", "log.jsonl", "original"]
+    kept = ["job.json", "log.jsonl", "original", "record.json"]
     for folder in (instance.folder / "state" / "jobs").iterdir():
         wait_until(lambda folder=folder: sorted(os.listdir(folder)) == kept, f"{folder} to empty")
         assert list(folder.rglob(".*")) == []

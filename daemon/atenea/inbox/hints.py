@@ -103,8 +103,9 @@ class Hints:
             return
         try:
             self._observer = self._observe(folders)
-        except OSError as error:
-            self._set_problem(f"no file system events ({error.strerror}): {_POLLS}")
+        except (OSError, RuntimeError) as error:  # the second one says that no thread can be started
+            reason = error.strerror if isinstance(error, OSError) else error
+            self._set_problem(f"no file system events ({reason}): {_POLLS}")
             return
         self._watched = folders
         kind = file_system(folders[self._inbox][0])

@@ -23,11 +23,10 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from atenea import durable
 from atenea.inbox import names
@@ -45,42 +44,13 @@ from atenea.inbox.readings import (
     survey,
 )
 from atenea.inbox.scan import Candidate, refusal_of
+from atenea.inbox.taken import TakenRow
 from atenea.inbox.writers import is_written
 
 _log = logging.getLogger(__name__)
 
 ORIGINAL = "original"
 COPY = ".copy"
-
-
-@dataclass(frozen=True)
-class TakenRow:
-    """What the ledger keeps of a job that was taken.
-
-    Attributes:
-        job_id: its id, and the name of its folder.
-        relative: the path of its text, TOML file or folder, relative to the inbox.
-        preset: the preset whose folder it lay in.
-        name: the file's stem or the folder's name.
-        fingerprint: `fingerprint(original, relative)`: it changes when an upload goes on after the job was taken.
-        copied: it was taken by copy, and the source may still be in the inbox.
-        source: JSON: `device` and `inode` of the file that made it a job, and `readings` of all its files.
-        refusal: why it must be refused, in a sentence.
-    """
-
-    job_id: str
-    relative: str
-    preset: str | None
-    name: str
-    fingerprint: str
-    copied: bool
-    source: Mapping[str, Any]
-    refusal: str | None = None
-
-    @property
-    def source_readings(self) -> Readings:
-        """The readings of all its files as they lay in the inbox."""
-        return tuple((path, Reading(*reading)) for path, reading in self.source["readings"])
 
 
 class TakingLedger(Protocol):
