@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from atenea.inbox.taking import TakenRow
+from atenea.inbox.taken import TakenRow
 from atenea.ledger import Ledger
 from atenea.rows import MUX, PUBLISH, JobRow, Step
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from faults.history import fill
 from system.instance import Instance, wait_until
 
-from atenea.control import LEDGER
+from atenea.ledger_file import LEDGER
 
 CONFIG = """
 [watch]

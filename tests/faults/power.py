@@ -21,12 +21,12 @@ from system.instance import RENDER_STUB
 from atenea import durable
 from atenea.arrivals import Arrivals
 from atenea.config import Config, load_config
-from atenea.control import LEDGER
 from atenea.executor import Done, Failed, Outcome, Task
 from atenea.failures import failure_event
 from atenea.inbox.scan import Scanner
 from atenea.inbox.taking import Taker
 from atenea.ledger import Ledger
+from atenea.ledger_file import LEDGER
 from atenea.plugin_manager import PluginManager
 from atenea.presets import make_folders
 from atenea.progress_files import ProgressFiles

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from atenea import durable
-from atenea.control import LEDGER
 from atenea.ledger import Ledger
+from atenea.ledger_file import LEDGER
 from atenea.rows import JobRow
 
-_KEPT = {"done": {"job.json", "log.jsonl", "original"}}
+_KEPT = {"done": {"job.json", "log.jsonl", "original", "record.json"}}
 _KEPT_OF_OTHERS = {*_KEPT["done"], "input", "work", "publish"}
 
 

@@ -12,10 +12,10 @@ from faults.kill_points import NOTHING, Step, watched
 from structlog.testing import capture_logs
 
 from atenea.config import Config, load_config
-from atenea.control import LEDGER
 from atenea.inbox.scan import Scanner
 from atenea.inbox.taking import Taker
 from atenea.ledger import Ledger
+from atenea.ledger_file import LEDGER
 from atenea.publisher import Publisher
 from atenea.step_runner import StepRunner
 

@@ -7,7 +7,7 @@ import pytest
 
 from atenea import durable
 from atenea.inbox.scan import Candidate, Scanner
-from atenea.inbox.taking import TakenRow
+from atenea.inbox.taken import TakenRow
 
 
 class Clock:

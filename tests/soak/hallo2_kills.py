@@ -183,7 +183,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_killed_render_is_the_same(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_killed_render_is_the_same(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a second thread costs as much as it brings, at this size
     print(f"\nSOAK_SEED={SEED}")
     draw = random.Random(SEED)
@@ -213,3 +215,5 @@ def test_every_killed_render_is_the_same(sources: Path, tmp_path: Path, monkeypa
         assert frames_of(render.video) == frames
         assert render.video.read_bytes() == whole.video.read_bytes()
     print(f"{cut_off.total()} kills in {renders} renders, all the same: {dict(cut_off)}")
+    record_property("A Hallo2 render goes on", (cut_off.total(), "kills"))
+    record_property("A Hallo2 render goes on", (renders, "renders"))

@@ -9,6 +9,7 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from faults import test_hostile_media, test_hostile_paths
@@ -31,7 +32,7 @@ __all__ = ["beyond", "inbox", "ledger", "new_instance"]
 __all__ += ["test_named_files", "test_pictures", "test_rests", "test_sounds", "test_taking"]
 
 JOB_FILES = int(os.environ.get("SOAK_JOB_FILES", "100000"))
-DAEMON_JOBS = int(os.environ.get("SOAK_DAEMON_JOBS", "2000"))
+DAEMON_JOBS = int(os.environ.get("SOAK_DAEMON_JOBS", "3000"))
 SEED = int(os.environ.get("SOAK_SEED", str(random.SystemRandom().randrange(1 << 32))))
 BATCH = 250
 MOST_SECONDS = 1.0
@@ -44,7 +45,7 @@ def at_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(test_hostile_media, "MUTATIONS", int(os.environ.get("SOAK_MEDIA", "20000")))
 
 
-def test_every_job_file_is_a_job_or_a_refusal() -> None:
+def test_every_job_file_is_a_job_or_a_refusal(record_property: Callable[[str, object], None]) -> None:
     draw = random.Random(SEED)
     came: Counter[str] = Counter()
     longest = 0.0
@@ -64,9 +65,13 @@ def test_every_job_file_is_a_job_or_a_refusal() -> None:
         f"\n{JOB_FILES:,} mutated job files: {came['keys']:,} are jobs, {came['refusals']:,} are refused "
         f"with key or line, each within {longest * 1000:.0f} ms of processor time (SOAK_SEED={SEED})"
     )
+    record_property("Every job file", (JOB_FILES, "mutated files"))
+    record_property("Every job file", f"at most {longest * 1000:.0f} ms of processor time each")
 
 
-def test_a_running_daemon_answers_every_file(new_instance: NewInstance) -> None:
+def test_a_running_daemon_answers_every_file(
+    new_instance: NewInstance, record_property: Callable[[str, object], None]
+) -> None:
     instance = new_instance(CONFIG)
     instance.plugin("stub", RENDER_STUB)
     instance.start()
@@ -96,3 +101,4 @@ def test_a_running_daemon_answers_every_file(new_instance: NewInstance) -> None:
         f"\n{DAEMON_JOBS:,} hostile files in one running daemon: {came['videos']:,} videos, "
         f"{came['refusals']:,} refusals, no worker died (SOAK_SEED={SEED})"
     )
+    record_property("Every job file", (DAEMON_JOBS, "through a running daemon"))
