@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,13 @@ def test_a_second_holder_is_refused_by_the_number_of_the_first(tmp_path: Path) -
         process.communicate("end\n")
     with StateLock(tmp_path):
         assert (tmp_path / "daemon.lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_who_is_patient_gets_it_when_the_other_lets_go(tmp_path: Path) -> None:
+    with holder(tmp_path) as process:
+        threading.Timer(0.1, process.communicate, ["end\n"]).start()
+        with StateLock(tmp_path, patience=60):
+            assert (tmp_path / "daemon.lock").read_text() == f"{os.getpid()}\n"
 
 
 def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:

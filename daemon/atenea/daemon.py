@@ -62,6 +62,9 @@ _MOST_MENDED = 3
 _LOCKED_SECONDS = 1.0
 """Between two attempts to open a ledger that another program has locked."""
 
+_COMMAND_SECONDS = 1.0
+"""How long a start waits for a command that changes the queue because it found no daemon."""
+
 _CLEAN_UP_SECONDS = 60.0
 _NAP_SECONDS = 60.0
 _START_SECONDS = 60.0
@@ -114,7 +117,7 @@ class Daemon:
             sentence = f"{refusal(folder, WRITE)}; {let_in('cache')}"
             log.warning("a cache cannot be written; jobs do without it, or fail", error=sentence)
         self._service = Service()
-        with StateLock(paths.state):
+        with StateLock(paths.state, patience=_COMMAND_SECONDS):
             return await self._run_mending()
 
     async def _run_mending(self) -> ExitCode:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from atenea.errors import BusyError, UsageError
 
+_LOOK_SECONDS = 0.02
+
 
 class StateLock:
     """Holds the lock of a state folder, which ends with the process at the latest. A context manager.
+
+    Args:
+        state: the folder.
+        patience: seconds to wait for another process that holds it.
 
     Raises:
         BusyError: another process holds it.
         UsageError: there is no such folder, or it may not be written.
     """
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, *, patience: float = 0.0) -> None:
         self._path = state / "daemon.lock"
+        self._patience = patience
         self._descriptor: int | None = None
 
     def __enter__(self) -> StateLock:
@@ -28,17 +36,27 @@ class StateLock:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         except OSError as error:
             raise UsageError(f"{self._path}: cannot be opened: {error.strerror}") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._is_taken(descriptor):
             owner = os.read(descriptor, 32).decode(errors="replace").strip()
             os.close(descriptor)
-            raise BusyError(f"{self._path.parent}: in use by another atenea (process {owner or 'unknown'})") from None
+            raise BusyError(f"{self._path.parent}: in use by another atenea (process {owner or 'unknown'})")
         with suppress(OSError):  # on a full disk: it is only for the sentence above
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
         return self
+
+    def _is_taken(self, descriptor: int) -> bool:
+        end = time.monotonic() + self._patience
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    return False
+                time.sleep(_LOOK_SECONDS)
+            else:
+                return True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
