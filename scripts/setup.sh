@@ -372,7 +372,8 @@ remove() {
     ! has_systemd || systemctl daemon-reload
     [ "$(readlink "$COMMAND")" != "$VENV/bin/atenea" ] || rm "$COMMAND"
     rm -rf "$VENV" "$DOCS"
-    rmdir "$PROGRAM" 2>/dev/null || true
+    rmdir "$(readlink -f "$PROGRAM")" 2>/dev/null || true
+    [ -e "$PROGRAM" ] || rm -f "$PROGRAM"  # a link to a volume
     say "removed: service and program"
     for folder in "$CONFIG" "$STATE" "$CACHE"; do
         [ -z "$purge" ] || rm -rf "$(readlink -f "$folder")" "$folder"
@@ -385,6 +386,7 @@ remove() {
     else
         say "kept: ${kept[*]-}${kept:+, }user atenea; --uninstall --purge removes them too"
     fi
+    say 'kept: packages that apt-get installed, as others may use them'
 }
 
 main() {

@@ -87,24 +87,30 @@ def test_an_answer_begins_with_the_sentence_and_ends_with_the_cure(db: Ledger, j
     job = jobs.take()
     db.give_up(jobs.begin(job), job, error="tts plugin 'espeak': no voice", details="line 1\nline 2\n\n", died=False)
     job = jobs.now(job)
-    assert build_error(job) == (
-        "tts plugin 'espeak': no voice\n"
-        "\n"
-        "line 1\nline 2\n"
-        "\n"
-        f"job: {job.id} (hello)\n"
-        f"again, when it is mended: atenea retry {job.id}\n"
+    again = f"mend hello.txt and drop it anew; if what is wrong lies elsewhere, mend that, then: atenea retry {job.id}"
+    assert build_error(job, db.steps(job.id)) == (
+        f"tts plugin 'espeak': no voice\n\nline 1\nline 2\n\njob: {job.id} (hello)\nagain: {again}\n"
     )
 
 
-def test_an_answer_without_details_is_short(jobs: Jobs) -> None:
+def test_a_job_that_was_read_is_tried_again_as_it_is(db: Ledger, jobs: Jobs) -> None:
+    job = jobs.planned()
+    db.give_up(jobs.begin(job), job, error="tts plugin 'espeak': it broke", details="", died=False)
+    again = f"again: mend the cause, then: atenea retry {job.id}; or change hello.txt and drop it anew"
+    assert build_error(jobs.now(job), db.steps(job.id)).splitlines()[-1] == again
+
+
+def test_an_answer_without_details_is_short(db: Ledger, jobs: Jobs) -> None:
     job = jobs.failed(error="a.txt: has no text in it")
-    assert build_error(job).split("\n\n") == [
+    again = f"mend hello.txt and drop it anew; if what is wrong lies elsewhere, mend that, then: atenea retry {job.id}"
+    assert build_error(job, db.steps(job.id)).split("\n\n") == [
         "a.txt: has no text in it",
-        f"job: {job.id} (hello)\nagain, when it is mended: atenea retry {job.id}\n",
+        f"job: {job.id} (hello)\nagain: {again}\n",
     ]
 
 
 def test_an_answer_can_be_written_whatever_the_file_was_called(db: Ledger, jobs: Jobs) -> None:
     job = jobs.failed("caf\udce9", error="caf\udce9.txt: has no text in it")
-    assert build_error(job).encode().startswith(b"caf\\udce9.txt: has no text in it\n")
+    answer = build_error(job, db.steps(job.id)).encode()
+    assert answer.startswith(b"caf\\udce9.txt: has no text in it\n")
+    assert b"mend caf_.txt and drop it anew; " in answer

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -320,3 +323,42 @@ def test_pytest_pays_nothing_for_the_fixtures(tmp_path):
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+WHOLE_JOB = "def test_job(atenea_job):\n    assert atenea_job('preview').error is None\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "most"),
+    [("def test_stage(atenea_stage):\n    atenea_stage('preview', 'render')\n", 150), (WHOLE_JOB, 300)],
+    ids=["a stage", "a whole job"],
+)
+def test_it_is_light_on_memory(tmp_path, code, most):
+    """MiB at the peak, of pytest and all processes that it starts; docs/plugins.md tells the figures."""
+    (tmp_path / "test_it.py").write_text(code)
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error")
+    with (tmp_path / "said").open("w") as said, subprocess.Popen(command, cwd=tmp_path, stdout=said) as process:
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, sum(map(_share, _family(process.pid))) / 1024)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+    assert process.returncode == 0, (tmp_path / "said").read_text()
+    assert 0 < peak <= most
+
+
+def _family(pid: int) -> Iterator[int]:
+    """A process, its children, theirs and so on."""
+    yield pid
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(OSError):
+            for child in (thread / "children").read_text().split():
+                yield from _family(int(child))
+
+
+def _share(pid: int) -> int:
+    """Kibibytes that the process uses, with its part of what it shares with others; 0 when it is gone."""
+    with suppress(OSError):
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return int(re.search(r"^Pss: +(\d+) kB$", rollup, re.MULTILINE)[1])
+    return 0

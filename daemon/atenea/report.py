@@ -10,6 +10,7 @@ from typing import Any
 
 import atenea
 from atenea import durable
+from atenea.naming import printable
 from atenea.rows import JobRow, StepRow
 
 _STAGES = ("tts", "audio", "render", "post")
@@ -63,13 +64,21 @@ def _stage_report(step: StepRow) -> dict[str, Any]:
     }
 
 
-def build_error(job: JobRow) -> str:
-    """The answer to a job that failed for good: one sentence to act on, then the details."""
+def build_error(job: JobRow, steps: Sequence[StepRow]) -> str:
+    """The answer to a job that failed for good: one sentence to act on, the details, and how it is tried again."""
     lines = [job.error or "failed", ""]
     if job.details:
         lines += [job.details.rstrip(), ""]
-    lines += [f"job: {job.id} ({job.name})", f"again, when it is mended: atenea retry {job.id}", ""]
+    lines += [f"job: {job.id} ({job.name})", f"again: {_again(job, steps)}", ""]
     return "\n".join(lines)
+
+
+def _again(job: JobRow, steps: Sequence[StepRow]) -> str:
+    """What a person does to have the job tried again; a retry reads the file that was kept, not a mended one."""
+    file = printable(job.relative)
+    if steps and steps[0].result is None:
+        return f"mend {file} and drop it anew; if what is wrong lies elsewhere, mend that, then: atenea retry {job.id}"
+    return f"mend the cause, then: atenea retry {job.id}; or change {file} and drop it anew"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -37,7 +37,21 @@ def test_this_machine_will_do():
 def test_an_old_python():
     assert python_finding((3, 11)).status == python_finding((3, 14)).status == "ok"
     finding = python_finding((3, 10))
-    assert (finding.status, finding.text) == ("problem", "Python 3.10 is too old: 3.11 is needed")
+    assert (finding.status, finding.text, finding.cure) == (
+        "problem",
+        "Python 3.10 is too old: 3.11 is needed",
+        "install atenea with a newer Python",
+    )
+
+
+def test_atenea_without_being_installed(monkeypatch):
+    monkeypatch.setattr(sys, "path", [])
+    (finding,) = package_findings()
+    assert (finding.status, finding.text, finding.cure) == (
+        "note",
+        "atenea is used without being installed, so nothing says which packages it needs",
+        f"in its folder: {sys.executable} -m pip install -e .",
+    )
 
 
 def test_packages_that_are_missing_or_old(installed):
@@ -47,6 +61,12 @@ def test_packages_that_are_missing_or_old(installed):
         ("the Python package no-such-package is missing", f"{pip} 'no-such-package>=2'"),
         ("einops is 0.8.2, and >=99 is needed", f"{pip} 'einops[x]>=99'"),
     ]
+
+
+def test_packages_that_are_there_are_counted(installed):
+    installed("atenea", "9", "Requires-Dist: numpy>=2", "Requires-Dist: einops", "Requires-Dist: gone; extra == 'big'")
+    (finding,) = package_findings()
+    assert (finding.status, finding.text) == ("ok", "all 2 are there, and new enough")
 
 
 def test_packages_of_an_extra(installed):

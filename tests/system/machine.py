@@ -114,6 +114,10 @@ class Machine:
         wait_until(Path(f"{self._root}{path}").exists, path)
         return path
 
+    def folder(self, name: str) -> Path:
+        """A folder of the service, as it is reached from outside."""
+        return Path(f"{self._root}{_STATE}/{name}")
+
     def names(self, folder: str) -> list[str]:
         """What lies in a folder of the service."""
         return self.run("ls", "-A", f"{_STATE}/{folder}").split()

@@ -12,7 +12,6 @@ import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 from types import TracebackType
 
 from snippets import ROOT, SHELLS, Command, snippets
@@ -24,6 +23,9 @@ _EMPTY = ("inbox", "outbox")
 _OF_MAKE = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "VENV", "VIRTUAL_ENV", "PYTHONPATH"}
 _OFFLINE = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 """What pip would fetch is there already. The second means --no-build-isolation: pip takes it for the opposite."""
+
+_OF_A_READER = {"PATH": os.defpath, "PIP_REQUIRE_VIRTUALENV": "1"}
+"""No environment is active, and the machine's own pip refuses, as Debian's does."""
 
 _VARIES = {
     "a time": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00",
@@ -84,30 +86,25 @@ def without_what_varies(output: str) -> str:
 
 
 class Shell:
-    """Where commands are typed: in the folder to which the last `cd` led."""
+    """Where commands are typed."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder
         self.environment = {name: value for name, value in environment.items() if name not in _OF_MAKE}
 
-    def type(self, command: Command, *, code: int = 0) -> str:
+    def type(self, command: Command) -> str:
         """Run a command to its end; what it printed, which is what the page shows, if it shows something."""
-        with TemporaryFile("w+") as place:
-            words = ["bash", "-c", f"{command.text}\nstatus=$?; pwd >&{place.fileno()}; exit $status"]
-            done = subprocess.run(
-                words,
-                cwd=self.folder,
-                env=self.environment,
-                pass_fds=[place.fileno()],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=PATIENCE_SECONDS,
-            )
-            assert done.returncode == code, (command, done.returncode, done.stdout, done.stderr)
-            assert not command.shown or without_what_varies(done.stdout) == without_what_varies(command.shown)
-            place.seek(0)
-            self.folder = Path(place.read().removesuffix("\n"))
+        done = subprocess.run(
+            ["bash", "-c", command.text],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+        assert done.returncode == 0, (command, done.returncode, done.stdout, done.stderr)
+        assert not command.shown or without_what_varies(done.stdout) == without_what_varies(command.shown)
         return done.stdout
 
     @contextmanager
@@ -153,4 +150,4 @@ def checkout(folder: Path) -> Shell:
         (programs / name).write_text(_PROGRAM.format(python=programs / "python", name=name))
         (programs / name).chmod(0o755)
     (environment / "installed").touch()
-    return Shell(folder, {**os.environ, **_OFFLINE, "PATH": f"{programs}:{os.environ['PATH']}"})
+    return Shell(folder, {**os.environ, **_OFFLINE, **_OF_A_READER})

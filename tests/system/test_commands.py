@@ -79,7 +79,19 @@ def test_submit_without_a_daemon_leaves_the_job_for_later(new_instance: NewInsta
     refused = instance.atenea("submit", str(text), "--wait", code=2)
     reason = "no daemon has run here yet; start it (atenea run), or name its --config"
     assert refused.stderr == f"atenea: {instance.folder / 'state'}: {reason}\n"
-    assert sorted(os.listdir(instance.inbox)) == ["later-2.txt", "later.txt"]
+    assert os.listdir(instance.inbox) == ["later.txt"]
+
+
+def test_who_waits_is_told_that_the_daemon_has_ended(waiting: Instance, tmp_path: Path) -> None:
+    text = tmp_path / "long.txt"
+    text.write_text("Hello.")
+    command = waiting.command("submit", str(text), "--wait", "--config", "atenea.toml")
+    process = subprocess.Popen(command, cwd=waiting.folder, stderr=subprocess.PIPE, text=True)
+    running(waiting, "long")
+    assert waiting.stop() == 0
+    _, told = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 2
+    assert told.splitlines()[-1] == "atenea: the daemon has ended; long.txt goes on when one runs again: atenea run"
 
 
 def test_jobs_show_progress_and_cancel(waiting: Instance) -> None:
@@ -170,7 +182,8 @@ def test_queue_commands_work_without_a_daemon(new_instance: NewInstance) -> None
     text = instance.folder / "more.txt"
     text.write_text("Hello.")
     refused = instance.atenea("submit", str(text), "--wait", code=2)
-    assert refused.stderr == "atenea: no daemon is running; more.txt waits in the inbox for one: atenea run\n"
+    assert refused.stderr == "atenea: no daemon is running; start it (atenea run), or submit without --wait\n"
+    assert os.listdir(instance.inbox) == []
     missing = instance.atenea("show", "nobody", code=2)
     assert missing.stderr == "atenea: nobody: there is no such job; see: atenea jobs\n"
 
@@ -304,7 +317,7 @@ def test_what_the_machine_refuses_is_one_line(new_instance: NewInstance) -> None
     assert new_instance().atenea("check", name, code=1).stderr == f"atenea: {name}: File name too long\n"
 
 
-def test_without_a_command_there_is_help() -> None:
+def test_without_a_command_there_is_help_that_says_where_to_begin() -> None:
     alone, asked = (
         subprocess.run(
             [sys.executable, "-m", "atenea", *words], capture_output=True, text=True, timeout=PATIENCE_SECONDS
@@ -312,6 +325,15 @@ def test_without_a_command_there_is_help() -> None:
         for words in ([], ["--help"])
     )
     assert (alone.returncode, alone.stdout, alone.stderr) == (2, "", asked.stdout)
+    begin = asked.stdout.partition("\n  Begin with:\n")[2].splitlines()
+    assert [line.split()[1] for line in begin] == ["generate", "run", "submit", "doctor"]
+
+
+def test_help_is_in_words(new_instance: NewInstance) -> None:
+    instance = new_instance()
+    assert "[default: 20]\n" in instance.atenea("jobs", "--help").stdout
+    assert "`workers.cancel_seconds`" in instance.atenea("cancel", "--help").stdout
+    assert "  atenea show --provenance outbox/hello.mp4\n" in instance.atenea("show", "--help").stdout
 
 
 def test_usage_errors_are_one_line_and_exit_2(new_instance: NewInstance) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,8 @@ def test_without_the_extra_no_video_is_marked_and_asking_for_it_says_what_to_ins
     instance.drop("asked.toml", "text = 'Hello.'\n[post]\nplugins = ['provenance']\n")
     instance.atenea("run", "--once", code=1)
     assert instance.outputs() == ["asked.error.txt", "plain.json", "plain.mp4"]
-    missing = "c2pa-python, which content credentials need, is missing; run: pip install 'atenea[provenance]'"
+    command = f"{sys.executable} -m pip install 'atenea[provenance]'"
+    missing = f"c2pa-python, which content credentials need, is missing; run: {command}"
     sentence = (instance.outbox / "asked.error.txt").read_text().splitlines()[0]
     assert sentence == f"asked.toml: plugin 'provenance': {missing}"
     done = instance.atenea("show", "--provenance", str(instance.outbox / "plain.mp4"), code=1)

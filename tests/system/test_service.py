@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
 import pytest
 from system.gates import CONFIG, Gates
+from system.hanging import hanging_open
 from system.instance import PATIENCE_SECONDS, NewInstance, wait_until
 
 
@@ -115,25 +114,6 @@ def test_the_manager_is_told_of_a_reload(new_instance: NewInstance, manager: soc
 
 # The watchdog
 
-_FAN_CLASS_CONTENT, _FAN_CLOEXEC, _FAN_MARK_ADD = 4, 1, 1
-_FAN_OPEN_PERM, _FAN_ONDIR = 0x00010000, 0x40000000
-
-
-@contextmanager
-def hanging_open(folder: Path) -> Iterator[None]:
-    """Whoever opens the folder meanwhile hangs in that system call, as on a dead file server."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    group = libc.fanotify_init(_FAN_CLASS_CONTENT | _FAN_CLOEXEC, os.O_RDONLY)
-    if group < 0:
-        pytest.skip(f"an open cannot be made to hang: {os.strerror(ctypes.get_errno())}")
-    try:
-        mask = ctypes.c_uint64(_FAN_OPEN_PERM | _FAN_ONDIR)
-        if libc.fanotify_mark(group, _FAN_MARK_ADD, mask, -100, os.fsencode(folder)):
-            pytest.skip(f"an open cannot be made to hang: {os.strerror(ctypes.get_errno())}")
-        yield
-    finally:
-        os.close(group)
-
 
 def test_signs_of_life_come_until_a_look_into_the_inbox_hangs(
     new_instance: NewInstance, manager: socket.socket
@@ -190,5 +170,5 @@ def test_without_systemd_python_the_start_says_what_to_install(new_instance: New
     done = instance.atenea("run", code=2)
     assert done.stderr.splitlines()[-1] == (
         "atenea: systemd waits for notice of the start (Type=notify), but systemd-python is not installed;"
-        " install atenea with the extra: pip install 'atenea[systemd]'"
+        f" run: {sys.executable} -m pip install 'atenea[systemd]'"
     )

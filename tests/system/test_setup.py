@@ -39,6 +39,13 @@ NO_MODELS = [
     " --yes",
 ]
 
+PACKAGES_STAY = "kept: packages that apt-get installed, as others may use them"
+KEPT = [
+    "kept: /etc/atenea /var/lib/atenea /var/cache/atenea, user atenea; --uninstall --purge removes them too",
+    PACKAGES_STAY,
+]
+PURGED = ["removed: configuration, data, user atenea", PACKAGES_STAY]
+
 PREREQUISITES = """
 import ensurepip, os, sys, sysconfig, venv
 assert sys.version_info >= (3, 11)
@@ -149,6 +156,7 @@ def test_the_documented_commands_on_a_machine_with_systemd(
         installed_for_the_first_time(reader, page, python)
         used_from_anywhere(reader, page, tmp_path)
         upgraded(reader, page, python)
+        given_what_is_anas(reader, page)
         given_the_key(reader, page)
         uninstalled(reader, page)
 
@@ -220,6 +228,38 @@ def upgraded(reader: Reader, page: Page, python: str) -> None:
     assert machine.run("cat", "/etc/atenea/atenea.toml") == configuration
 
 
+WORDS = """
+from atenea import hookimpl
+
+
+@hookimpl
+def post(job, ctx):
+    ctx.report["words"] = len(job.text.split())
+"""
+
+ALL_OF_ANAS = 'text = "Three words here."\navatar = "ana.png"\n[tts]\nplugin = "morse"\n[post]\nplugins = ["words"]\n'
+
+
+def given_what_is_anas(reader: Reader, page: Page) -> None:
+    """A plugin as a file, one as a package and a picture; one job uses all three."""
+    machine = reader.machine
+    machine.write("/srv/atenea/words.py", WORDS)
+    machine.run("cp", "-r", str(REPOSITORY / "examples" / "plugin-template"), "/srv/atenea-voice")
+    machine.run("cp", str(REPOSITORY / "docs" / "pictures" / "preview.png"), "/srv/atenea/ana.png")
+    reader.type(page.next("sudo install -D -m 644 words.py"))
+    assert "Successfully installed atenea-morse" in reader.type(page.next("sudo /opt/atenea/venv/bin/pip"))[-1]
+    reader.type(page.next("sudo systemctl reload atenea"))
+    wait_until(lambda: machine.log("configuration reloaded"), "the reload")
+    reader.type(page.next("sudo install -D -m 644 ana.png"))
+
+    machine.drop("own.toml", ALL_OF_ANAS)
+    report = json.loads(machine.run("cat", machine.output("own.json")))
+    said = {stage["plugin"]: stage.get("report") for stage in report["stages"]}
+    assert "morse" in said
+    assert said["words"] == {"words": 3}
+    assert "avatar" in report["inputs"]
+
+
 def given_the_key(reader: Reader, page: Page) -> None:
     """What asks for it is given it, though root alone can read it; there is no network to try it."""
     machine = reader.machine
@@ -241,18 +281,18 @@ def uninstalled(reader: Reader, page: Page) -> None:
     assert reader.type(uninstall) == [
         "service: stopping; its jobs go on afterwards",
         "removed: service and program",
-        "kept: /etc/atenea /var/lib/atenea /var/cache/atenea, user atenea; --uninstall --purge removes them too",
+        *KEPT,
     ]
     assert machine.show("LoadState", "ActiveState") == {"LoadState": "not-found", "ActiveState": "inactive"}
     places = ["/opt/atenea", "/etc/sysusers.d/atenea.conf", "/etc/tmpfiles.d/atenea.conf", "/usr/local/bin/atenea"]
     places.append("/etc/systemd/system/atenea.service.d")
     assert [place for place in places if machine.succeeds("test", "-e", place)] == []
-    assert machine.names("outbox") == ["ana.json", "ana.mp4", "later.json", "later.mp4"]
+    assert machine.names("outbox") == ["ana.json", "ana.mp4", "later.json", "later.mp4", "own.json", "own.mp4"]
     assert machine.succeeds("test", "-e", "/etc/atenea/atenea.toml")
 
     assert reader.type(uninstall, more="--purge") == [
         "removed: service and program",
-        "removed: configuration, data, user atenea",
+        *PURGED,
     ]
     places = ["/etc/atenea", "/var/lib/atenea", "/var/cache/atenea"]
     assert [place for place in places if machine.succeeds("test", "-e", place)] == []
@@ -312,6 +352,10 @@ def container(folder: Path, volume: Path) -> Iterator[Container]:
             process.kill()
 
 
+PLACES = "ls -d /opt/atenea /etc/atenea /var/lib/atenea /var/cache/atenea /workspace/atenea/* 2>/dev/null || true"
+"""Folders of atenea, and links to them wherever they lead."""
+
+
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
     (tmp_path / "volume").mkdir()
@@ -360,6 +404,15 @@ def test_the_documented_commands_in_a_container(
             farewell[0],
             f"    {run.removeprefix('runuser -u atenea -- ')}",
         ]
+
+        uninstall = [*environment, "/workspace/atenea-source/scripts/setup.sh", "--uninstall"]
+        assert second.run(*uninstall).splitlines() == ["removed: service and program", *KEPT]
+        assert second.run("sh", "-c", PLACES).split() == [
+            *("/etc/atenea", "/var/cache/atenea", "/var/lib/atenea"),
+            *("/workspace/atenea/cache", "/workspace/atenea/etc", "/workspace/atenea/lib"),
+        ]
+        assert second.run(*uninstall, "--purge").splitlines() == ["removed: service and program", *PURGED]
+        assert second.run("sh", "-c", PLACES) == ""
 
 
 # Mistakes

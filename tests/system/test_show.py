@@ -112,6 +112,20 @@ def test_bars_stand_for_the_time_of_each_stage(job: dict[str, Any]) -> None:
     ]
 
 
+def test_no_bar_is_long_where_nothing_took_long(job: dict[str, Any]) -> None:
+    job["steps"] = [step("intake", None, 0.0, 0.04), step("publish", None, 0.0, 0.01)]
+    assert list(detail_lines(job))[-2:] == [
+        "  intake          0.0 s         0.0 s  #",
+        "  publish         0.0 s         0.0 s",
+    ]
+
+
+def test_a_short_log_is_shown_whole(job: dict[str, Any]) -> None:
+    job["log"] = [{"timestamp": "2026-11-23T10:00:00.123456Z", "level": "info", "event": "job taken"}] * 20
+    log, *lines = list(detail_lines(job))[-21:]
+    assert (log, set(lines)) == ("  log:", {"    2026-11-23T10:00:00Z info job taken"})
+
+
 def test_a_running_render_tells_how_fast_it_is(job: dict[str, Any]) -> None:
     job |= {"running": True, "stage": "render", "plugin": "hallo2", "fraction": 0.25, "progress": "clip 1\x1b[2J"}
     job |= {"seconds_left": 75.0, "frames_per_second": 3.25}
@@ -123,7 +137,8 @@ def test_whatever_is_in_the_log_stays_on_its_line(job: dict[str, Any]) -> None:
     line = {"timestamp": "2026-11-23T10:00:00.123456Z", "level": "info", "event": "worker\noutput", "pid": 7}
     job["log"] = [{**line, "number": number, "line": "\x1b]0;title\x07", "plugin": ""} for number in range(30)]
     job["files"] = [{"what": "input", "path": "/state/caf\udce9\n.txt", "bytes": 1234567}]
-    *_, files, file, log, first, second = list(detail_lines(job))[:-18]
+    *_, files, file, log, earlier, first, second = list(detail_lines(job))[:-18]
+    assert earlier == "    ... 10 earlier: atenea show 1k0z7h25ew6 --json"
     assert (files, file) == ("  files:", "    input        1,234,567 bytes  /state/caf__.txt")
     assert (log, first) == ("  log:", "    2026-11-23T10:00:00Z info worker_output number=10 line=_]0;title_")
     assert second.endswith("number=11 line=_]0;title_")

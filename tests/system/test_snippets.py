@@ -107,10 +107,10 @@ def test_inbox(tmp_path: Path) -> None:
 def test_models(tmp_path: Path) -> None:
     here = checkout(tmp_path / "atenea")
     with Page("docs/models.md") as page, public_hub(here):
-        assert "already satisfied: torch" in here.type(page.next("pip install"))
-        with here.on_a_terminal(page.next("atenea models download")) as terminal:
+        assert "already satisfied: torch" in here.type(page.next(".venv/bin/pip install -e"))
+        with here.on_a_terminal(page.next(".venv/bin/atenea models download")) as terminal:
             accept(terminal)
-        verified = here.type(page.next("atenea models verify"))
+        verified = here.type(page.next(".venv/bin/atenea models verify"))
         assert verified.startswith(f"{here.folder / 'models'}: all 9 files are right")
 
 
@@ -119,7 +119,7 @@ def test_plugins(tmp_path: Path) -> None:
     (here.folder / "hello.txt").write_text("Hello.")
     (here.folder / "test.toml").write_text("[post]\nplugins = ['poster']\n")
     with Page("docs/plugins.md") as page:
-        here.type(page.next("atenea generate -i hello.txt -o hello.mp4"))
+        here.type(page.next(".venv/bin/atenea generate -i hello.txt -o hello.mp4"))
         assert (here.folder / "hello.mp4").exists()
         here.type(page.next("cp -r examples/plugin-template ../atenea-voice"))
         assert "Successfully installed atenea-morse" in here.type(page.next(".venv/bin/pip install"))
@@ -129,19 +129,20 @@ def test_plugins(tmp_path: Path) -> None:
 def test_the_plugin_template(tmp_path: Path) -> None:
     here = checkout(tmp_path / "atenea")
     with Page("examples/plugin-template/README.md") as page:
-        here.type(page.next("cp -r examples/plugin-template ../atenea-voice && cd ../atenea-voice"))
-        assert here.folder == tmp_path / "atenea-voice"
-        assert "Successfully installed atenea-morse" in here.type(page.next("pip install"))
-        assert "8 passed" in here.type(page.next("pytest"))
-        assert "morse 0.1.0: tts\n" in here.type(page.next("atenea plugins"))
+        here.type(page.next("cp -r examples/plugin-template ../atenea-voice"))
+        installed = here.type(page.next(".venv/bin/pip install"))
+        assert "already satisfied: pytest" in installed
+        assert "Successfully installed atenea-morse" in installed
+        assert "8 passed" in here.type(page.next(".venv/bin/pytest ../atenea-voice"))
+        assert "morse 0.1.0: tts\n" in here.type(page.next(".venv/bin/atenea plugins"))
 
 
 def test_provenance(tmp_path: Path) -> None:
     here = checkout(tmp_path / "atenea")
     with Page("docs/provenance.md") as page:
-        assert "already satisfied: c2pa-python" in here.type(page.next("pip install"))
-        here.type(Command("atenea generate -i examples/hello.txt -o hello.mp4"))
-        assert here.type(page.next("atenea show --provenance")) != ""
+        assert "already satisfied: c2pa-python" in here.type(page.next(".venv/bin/pip install -e"))
+        here.type(Command(".venv/bin/atenea generate -i examples/hello.txt -o hello.mp4"))
+        assert here.type(page.next(".venv/bin/atenea show --provenance")) != ""
 
 
 def test_systemd(tmp_path: Path) -> None:

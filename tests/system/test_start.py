@@ -68,7 +68,7 @@ def test_with_a_daemon_jobs_does_not_even_open_the_ledger(instance: Instance) ->
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--limit", "-1"), "Invalid value for '--limit'"),
+        (("--limit", "-1"), "Invalid value for '--limit': -1 is not from 0 to 1,000,000"),
         (("--limit", "many"), "Invalid value for '--limit'"),
         (("--limit",), "Invalid value for '--limit'"),
         (("--jsn",), "No such option"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from system.gates import DRAW
+from system.hanging import hanging_open
 from system.instance import wait_until
 from system.machine import REPOSITORY, Machine, booted
 from system.sandbox_probe import OPEN_FOLDERS
@@ -127,10 +128,23 @@ def test_it_starts_at_boot_after_what_it_needs(machine: Machine) -> None:
     machine.run("systemctl", "stop", "atenea")
     machine.run("systemctl", "enable", "atenea")
     machine.run("systemctl", "start", "multi-user.target")  # as the boot does
-    shown = machine.show("ActiveState", "UnitFileState", "After", "RequiresMountsFor")
+    shown = machine.show("ActiveState", "UnitFileState", "Wants", "After", "RequiresMountsFor")
     assert (shown["ActiveState"], shown["UnitFileState"]) == ("active", "enabled")
-    assert {"sysinit.target", "remote-fs.target", "network-online.target"} <= set(shown["After"].split())
+    wanted = {"network-online.target", "modprobe@nvidia_uvm.service"}
+    assert wanted <= set(shown["Wants"].split())
+    assert {"sysinit.target", "remote-fs.target", *wanted} <= set(shown["After"].split())
     assert {"/var/lib/atenea", "/var/cache/atenea"} <= set(shown["RequiresMountsFor"].split())
+
+
+def devices(machine: Machine) -> set[str]:
+    """What the service may open besides the likes of /dev/null; the clock is the doing of ProtectClock=."""
+    assert machine.show("DevicePolicy") == {"DevicePolicy": "closed"}
+    allowed = machine.run("systemctl", "show", "--property=DeviceAllow", "--value", "atenea").splitlines()
+    return set(filter(None, allowed)) - {"char-rtc r"}
+
+
+def test_of_all_devices_it_is_given_those_of_gpus(machine: Machine) -> None:
+    assert devices(machine) == {"char-nvidia* rwm"}
 
 
 # Its folders
@@ -283,10 +297,12 @@ def test_hung_it_is_ended_by_the_watchdog_and_goes_on(machine: Machine) -> None:
     assert machine.show("WatchdogUSec") == {"WatchdogUSec": "5min"}
     with machine.changed("[Service]\nWatchdogSec=4\n"):
         main = held(machine, "hung")
-        machine.run("kill", "-STOP", main)
+        with hanging_open(machine.folder("inbox")):  # all but the look into it goes on meanwhile
+            wait_until(lambda: machine.show("MainPID")["MainPID"] != main, "the watchdog")
         restarted(machine, main, "hung")
         assert len(machine.log("atenea.service: Watchdog timeout")) == 1
         assert len(machine.log("Fatal Python error: Aborted")) == 1  # and where each of its threads was
+        assert any("/inbox/scan.py" in entry["MESSAGE"] for entry in machine.log("  File "))
         assert render_report(let_go(machine, "hung")) == {"attempts": 2}
         assert attempts(machine, "hung") == [*UNTIL_HELD, *CUT_SHORT, *AFTER_IT]
         assert [name for name in machine.names("outbox") if name.startswith("hung")] == ["hung.json", "hung.mp4"]
@@ -356,6 +372,14 @@ def test_videos_are_signed_with_a_credential(machine: Machine, tmp_path: Path) -
     machine.write("/etc/atenea/signer.pem", (tmp_path / "test-certificate.pem").read_text())
     machine.run("chmod", "600", "/etc/atenea/signer.pem")
     machine.write("/etc/atenea/atenea.toml", CONFIG.replace("enabled = false\n", SIGNED))
+    doctor = "/opt/atenea/venv/bin/atenea doctor --config /etc/atenea/atenea.toml --json"
+    told = {
+        finding["check"]: finding for finding in json.loads(machine.run("sh", "-c", doctor, check=False))["findings"]
+    }
+    unseen = told["provenance.certificate"]
+    assert unseen["status"] == "note"
+    said = machine.run("sh", "-c", unseen["cure"].removeprefix("sudo "), check=False)
+    assert "ok       certificate: videos are signed by 'atenea test certificate, not trusted'" in said
     with machine.changed("[Service]\nLoadCredential=signer.pem:/etc/atenea/signer.pem\n"):
         machine.drop("signed.txt", "Hello.")
         video = machine.output("signed.mp4")
@@ -421,6 +445,7 @@ def test_the_unit_forbids_what_no_plugin_needs(probing: Machine, service: Machin
 
 def test_without_gpu_and_network_it_forbids_more(probing: Machine, machine: Machine) -> None:
     with machine.changed(CPU_ONLY.read_text()):
+        assert devices(machine) == set()
         answers = probed(machine, "cpu-only")
     more = {"internet socket": errno.EAFNOSUPPORT, "raw socket": errno.EAFNOSUPPORT, "open a device": errno.ENOENT}
     home = errno.ENOENT if machine.home_is_shown else errno.EACCES

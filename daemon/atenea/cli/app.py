@@ -11,9 +11,22 @@ from typer.core import TyperCommand
 import atenea
 from atenea.errors import ExitCode
 
+
+def examples(*lines: str, heading: str = "Examples:") -> str:
+    """The epilog of a command's help."""
+    return "\n".join(["\b", heading, *(f"  {line}" for line in lines)])
+
+
 app = typer.Typer(
     name="atenea",
     help="Turns text files dropped into a folder into talking-head videos.",
+    epilog=examples(
+        "atenea generate -i hello.txt       one video; this needs nothing else",
+        "atenea run                         the daemon; then, in another terminal:",
+        "atenea submit --wait hello.txt     or copy hello.txt into the inbox",
+        "atenea doctor                      when something is wrong",
+        heading="Begin with:",
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,11 +60,6 @@ def argument_usage(argument: Any) -> str:
 
 def _name(argument: Any) -> str:
     return f"{argument.metavar}{'...' if argument.nargs != 1 else ''}"
-
-
-def examples(*lines: str) -> str:
-    """The epilog of a command's help."""
-    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
 ConfigOption = Annotated[

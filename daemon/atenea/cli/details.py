@@ -12,6 +12,9 @@ from atenea.naming import printable
 _BAR = 32
 """Characters for the step that took longest."""
 
+_LEAST_SECONDS = 1.0
+"""What the longest bar stands for, at least: where nothing took long, no step looks as if it had."""
+
 _LOG_LINES = 20
 _FIELDS_LEFT_OUT = frozenset({"timestamp", "level", "event", "job", "name", "pid"})
 
@@ -24,7 +27,7 @@ def detail_lines(job: dict[str, Any]) -> Iterator[str]:
     yield from _chart(job["steps"])
     yield from _failures(job["attempts"])
     yield from _files(job["files"])
-    yield from _log(job["log"])
+    yield from _log(job)
 
 
 def _now(job: dict[str, Any]) -> Iterator[str]:
@@ -47,7 +50,7 @@ def _chart(steps: list[dict[str, Any]]) -> Iterator[str]:
     """For each step how long it waited (dots) and ran, all attempts together."""
     names = [f"{step['stage']} {step['plugin'] or ''}".strip() for step in steps]
     width = max(map(len, names))
-    longest = max((step["waited"] or 0) + (step["ran"] or 0) for step in steps) or 1.0
+    longest = max(_LEAST_SECONDS, *((step["waited"] or 0) + (step["ran"] or 0) for step in steps))
     yield f"  {'':{width}}  {'waited':>12}  {'ran':>12}"
     for name, step in zip(names, steps, strict=True):
         if step["waited"] is None:
@@ -84,9 +87,12 @@ def _files(files: list[dict[str, Any]]) -> Iterator[str]:
         yield f"    {file['what']:8}  {size:>18}  {printable(file['path'])}"
 
 
-def _log(lines: list[dict[str, Any]]) -> Iterator[str]:
+def _log(job: dict[str, Any]) -> Iterator[str]:
+    lines = job["log"]
     if lines:
         yield "  log:"
+    if (earlier := len(lines) - _LOG_LINES) > 0:
+        yield f"    ... {earlier} earlier: atenea show {job['id']} --json"
     for line in lines[-_LOG_LINES:]:
         fields = " ".join(f"{key}={value}" for key, value in line.items() if key not in _FIELDS_LEFT_OUT and value)
         words = (_moment(line.get("timestamp")), line.get("level"), line.get("event"), fields)

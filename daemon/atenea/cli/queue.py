@@ -20,11 +20,18 @@ JobArgument = Annotated[str, _JOB]
 OptionalJobArgument = Annotated[str | None, _JOB]
 
 
+def _limit(number: int) -> int:
+    """The number of jobs, if it is one; typer's own range would stand in the help as code does."""
+    if not 0 <= number <= MOST:
+        raise typer.BadParameter(f"{number} is not from 0 to {MOST:,}")
+    return number
+
+
 @app.command(epilog=examples("atenea jobs", "atenea jobs --watch", "atenea jobs --json | jq -r '.jobs[].name'"))
 def jobs(
     as_json: JsonOption = False,
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing until Ctrl+C; in a pipe, what changes.")] = False,
-    limit: Annotated[int, typer.Option(metavar="N", min=0, max=MOST, help="How many finished jobs to show.")] = RECENT,
+    limit: Annotated[int, typer.Option(metavar="N", callback=_limit, help="How many finished jobs to show.")] = RECENT,
     config: ConfigOption = None,
 ) -> None:
     """Show the queue, and what finished last. Unfinished jobs stand in the order in which they are served."""
@@ -36,7 +43,12 @@ def jobs(
         list_jobs(config, limit, as_json=as_json)
 
 
-@app.command(cls=CommandWithArguments, epilog=examples("atenea show hello", "atenea show hello --json | jq .error"))
+@app.command(
+    cls=CommandWithArguments,
+    epilog=examples(
+        "atenea show hello", "atenea show hello --json | jq .error", "atenea show --provenance outbox/hello.mp4"
+    ),
+)
 def show(
     job: OptionalJobArgument = None,
     as_json: JsonOption = False,
@@ -62,14 +74,14 @@ def show(
 
 @app.command(cls=CommandWithArguments)
 def cancel(job: JobArgument, config: ConfigOption = None) -> None:
-    """Cancel a job. A stage that runs is told to stop, and ended after 10 seconds."""
+    """Cancel a job. A stage that runs is told to stop, and ended when it has not after `workers.cancel_seconds`."""
     answer = ask(find_places(config), "cancel", job=job)
     _say(answer, "is cancelled" if answer["job"]["finished"] else "is being cancelled")
 
 
 @app.command(cls=CommandWithArguments)
 def retry(job: JobArgument, config: ConfigOption = None) -> None:
-    """Try a failed or cancelled job again. It goes on after its last finished stage."""
+    """Try a failed or cancelled job again, as it was dropped. It goes on after its last finished stage."""
     _say(ask(find_places(config), "retry", job=job), "is queued again")
 
 

@@ -6,14 +6,14 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from atenea.cli.app import CommandWithArguments, ConfigOption, app, examples
 from atenea.cli.display import StepDisplay
 from atenea.cli.lines import note
-from atenea.config import load_config
+from atenea.config import Config, load_config
 from atenea.control import ask
 from atenea.errors import ExitCode, UsageError
 from atenea.naming import printable
@@ -32,6 +32,8 @@ def submit(
 ) -> int:
     """Put jobs into the inbox, with the files that they name. Prints where they are; a name in use gets a number."""
     settings = load_config(config)
+    if wait:
+        _require_daemon(settings)
     submitted = [submit_file(file, settings.paths.inbox, settings.presets) for file in files]
     if not wait:
         for job in submitted:
@@ -41,15 +43,20 @@ def submit(
     return ExitCode.DONE if all(results) else ExitCode.FAILED
 
 
-def _wait(settings: Any, submitted: Submitted) -> bool:
+def _require_daemon(settings: Config) -> None:
+    """Refuse to wait before anything is in the inbox: whoever tries again would submit it twice."""
+    if not ask(settings, "taken", device=0, inode=0)["daemon"]:
+        raise UsageError("no daemon is running; start it (atenea run), or submit without --wait")
+
+
+def _wait(settings: Config, submitted: Submitted) -> bool:
     """Follow a job to its end; whether it is done."""
     with StepDisplay() as display:
         while True:
             answer = ask(settings, "taken", device=submitted.device, inode=submitted.inode)
             if not answer["daemon"]:
-                raise UsageError(
-                    f"no daemon is running; {printable(submitted.path.name)} waits in the inbox for one: atenea run"
-                )
+                name = printable(submitted.path.name)
+                raise UsageError(f"the daemon has ended; {name} goes on when one runs again: atenea run")
             job = answer["job"]
             if job and job["state"] == "done":
                 display.complete()

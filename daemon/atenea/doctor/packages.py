@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 
@@ -10,6 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from atenea.finding import Finding
+from atenea.installing import pip
 
 
 def package_findings(extra: str = "", modules: Mapping[str, str] | None = None) -> Iterator[Finding]:
@@ -24,7 +24,7 @@ def package_findings(extra: str = "", modules: Mapping[str, str] | None = None) 
         wanted = list(_wanted(metadata.requires("atenea") or [], extra))
     except metadata.PackageNotFoundError:
         text = "atenea is used without being installed, so nothing says which packages it needs"
-        yield Finding("packages", "note", text, f"{_PIP} -e . in its folder")
+        yield Finding("packages", "note", text, f"in its folder: {pip('install', '-e', '.')}")
         return
     builds = _builds(modules or {})
     right = []
@@ -36,10 +36,7 @@ def package_findings(extra: str = "", modules: Mapping[str, str] | None = None) 
         else:
             right.append(f"{found[0]} {metadata.version(found[0])}")
     if len(right) == len(wanted):
-        yield Finding("packages", "ok", ", ".join(right))
-
-
-_PIP = f"{sys.executable} -m pip install"
+        yield Finding("packages", "ok", ", ".join(right) if extra else f"all {len(right)} are there, and new enough")
 
 
 def _wanted(declared: list[str], extra: str) -> Iterator[Requirement]:
@@ -62,12 +59,12 @@ def _mixed(requirement: Requirement, found: list[str]) -> Finding | None:
         "packages",
         "problem",
         f"{' and '.join(found)} are builds of the same package, and have overwritten each other's files",
-        f"{sys.executable} -m pip uninstall -y {' '.join(found)}, then {_PIP} '{_bare(requirement)}'",
+        f"{pip('uninstall', '-y', *found)}, then {pip('install', _bare(requirement))}",
     )
 
 
 def _unfit(requirement: Requirement, name: str) -> Finding | None:
-    cure = f"{_PIP} '{_bare(requirement)}'"
+    cure = pip("install", _bare(requirement))
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
