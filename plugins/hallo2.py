@@ -39,6 +39,7 @@ from pydantic import (
 
 from atenea import Context, Finding, Job, PermanentError, TransientError, durable, hookimpl
 from atenea.doctor import bundle_findings, package_findings
+from atenea.installing import pip
 from atenea.media.audio import SAMPLE_RATE, SoundReader, frame_count, keeps_time, opened, sound_of, wav_info
 from atenea.media.mux import Encoder, can_encode
 from atenea.media.pictures import FORMATS
@@ -278,9 +279,8 @@ def _size(avatar: Path) -> tuple[float, float]:
 def _lacking(job: Job, ctx: Context) -> str | None:
     """What this machine lacks for the job; looks for files and packages only."""
     if packages := [package for name, package in PACKAGES.items() if find_spec(name) is None]:
-        return f"the Hallo2 engine needs Python packages that are missing ({', '.join(packages)}): " + (
-            "pip install 'atenea[hallo2]'"
-        )
+        lacking = f"the Hallo2 engine needs Python packages that are missing ({', '.join(packages)})"
+        return f"{lacking}; run: {pip('install', 'atenea[hallo2]')}"
     vocals = _separates(job, _options(ctx))
     if missing := missing_files(_models(ctx), vocals=vocals):
         rest = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -723,7 +723,7 @@ def _onnx_findings(machine: Machine, options: Options) -> Iterator[Finding]:
             yield Finding(check, "ok", text)
         else:
             lacking = f"onnxruntime cannot run networks on the CPU, only on {', '.join(machine.providers) or 'nothing'}"
-            yield Finding(check, "problem", lacking, "pip install --force-reinstall onnxruntime")
+            yield Finding(check, "problem", lacking, pip("install", "--force-reinstall", "onnxruntime"))
 
 
 def _unusable(machine: Machine, options: Options) -> tuple[str, str]:
@@ -761,9 +761,9 @@ def _kernels_finding(machine: Machine) -> Finding:
     """Whether the fused kernels are used; without them a render takes twice the time."""
     if not machine.can_fuse:
         text = "the engine's own kernels are for Hopper GPUs; on this one torch's compute the same, more slowly"
-        return Finding("kernels", "note", text)
+        return Finding("kernels", "ok", text)
     if machine.lacks_for_kernels:
         lacking = ", ".join(machine.lacks_for_kernels)
         text = f"the engine's own kernels cannot be compiled ({lacking} missing), so a render takes twice the time"
-        return Finding("kernels", "note", text, "apt install gcc python3-dev, and pip install 'atenea[hallo2]'")
+        return Finding("kernels", "note", text, f"apt install gcc python3-dev, and {pip('install', 'atenea[hallo2]')}")
     return Finding("kernels", "ok", "the engine's own kernels can be compiled")

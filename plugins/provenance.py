@@ -5,6 +5,8 @@ It comes last, because whatever changed the video afterwards would break the sig
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from urllib.parse import urlsplit
@@ -14,6 +16,7 @@ from pydantic import AfterValidator, Field, model_validator
 from atenea import Context, Job, PluginOptions, durable, hookimpl
 from atenea.errors import AteneaError
 from atenea.finding import Finding, finding_of
+from atenea.places import SERVICE_FILE
 
 if TYPE_CHECKING:
     from atenea.media.signer import Signer
@@ -23,10 +26,13 @@ needs = {"cpu"}
 PUBLIC = {"tts": ("model", "voice"), "render": ()}
 """The options of other plugins that the video tells."""
 
+_FOLDER = "$CREDENTIALS_DIRECTORY"
+"""In the configuration, the real folder takes its place where systemd names one."""
+
 
 def _absolute(path: Path) -> Path:
     path = path.expanduser()
-    if not path.is_absolute() and path.parts[:1] != ("$CREDENTIALS_DIRECTORY",):
+    if not path.is_absolute() and path.parts[:1] != (_FOLDER,):
         raise ValueError(f"should be an absolute path, but is {str(path)!r}")
     return path
 
@@ -70,24 +76,19 @@ class Options(PluginOptions):
 @hookimpl
 def check(ctx: Context) -> str | None:
     """See whether videos can be signed, before anything slow is done."""
-    from atenea.media.provenance import check_installed  # noqa: PLC0415 - listing the plugins must not cost it
-
-    try:
-        check_installed()
-        if _options(ctx).certificate:
-            _signer(ctx)
-    except AteneaError as error:
-        return str(error)
-    return None
+    return _wrong(ctx, look=_options(ctx).certificate is not None)
 
 
 @hookimpl
 def diagnose(ctx: Context) -> list[Finding]:
     """In whose name videos are signed."""
-    wrong = check(ctx)
-    if wrong:
+    own, unseen = _options(ctx).certificate, _credentials(_options(ctx))
+    if wrong := _wrong(ctx, look=own is not None and not unseen):
         return [finding_of("certificate", "problem", wrong, "mend what [post.provenance] names")]
-    if _options(ctx).certificate is None:
+    if unseen:
+        text = f"{_FOLDER}/{unseen[0]} is there only where systemd hands it over, so it was not looked at"
+        return [Finding("certificate", "note", text, _as_the_service(unseen))]
+    if own is None:
         cure = "for your own name, set certificate and private_key under [post.provenance]: docs/provenance.md"
         return [Finding("certificate", "note", "videos are signed with a test certificate that nobody trusts", cure)]
     return [Finding("certificate", "ok", f"videos are signed by {_signer(ctx).name!r}")]
@@ -116,6 +117,32 @@ def post(job: Job, video: Path, ctx: Context) -> Path:
     durable.replace(signed, target)
     ctx.report["signed_by"] = signer.name
     return target
+
+
+def _wrong(ctx: Context, *, look: bool) -> str | None:
+    """Why no video can be signed; `look` at the certificate and its key too."""
+    from atenea.media.provenance import check_installed  # noqa: PLC0415 - listing the plugins must not cost it
+
+    try:
+        check_installed()
+        if look:
+            _signer(ctx)
+    except AteneaError as error:
+        return str(error)
+    return None
+
+
+def _credentials(options: Options) -> list[str]:
+    """The names of files that are systemd's credentials, where it has not handed them over: then their paths stay."""
+    named = (options.certificate, options.private_key)
+    return list(dict.fromkeys(str(path.relative_to(_FOLDER)) for path in named if path and path.parts[0] == _FOLDER))
+
+
+def _as_the_service(credentials: list[str]) -> str:
+    """How `atenea doctor` is given credentials that lie where the service's own do (docs/setup.md)."""
+    given = [f"--property=LoadCredential={name}:{SERVICE_FILE.parent / name}" for name in credentials]
+    doctor = [sys.executable, "-m", "atenea", "doctor", "--config", str(SERVICE_FILE)]
+    return shlex.join(["sudo", "systemd-run", "--quiet", "--pipe", "--wait", "--property=User=atenea", *given, *doctor])
 
 
 def _signer(ctx: Context) -> Signer:

@@ -16,10 +16,10 @@ class Finding:
         check: what it was, in a short name such as "key".
         status: "ok"; "note", when jobs work but something is worth knowing; "problem", when jobs would fail.
         text: what was found, in a sentence without a full stop.
-        cure: what to do, likewise; empty where there is nothing to do.
+        cure: what to do, likewise; empty where all is well.
 
     Raises:
-        ValueError: there is no such status, or a problem has no cure.
+        ValueError: there is no such status, or a note or problem has no cure.
     """
 
     check: str
@@ -30,8 +30,8 @@ class Finding:
     def __post_init__(self) -> None:
         if self.status not in get_args(Status):
             raise ValueError(f"a finding's status is one of {', '.join(get_args(Status))}, not {self.status!r}")
-        if self.status == "problem" and not self.cure:
-            raise ValueError(f"the problem {self.text!r} has no cure: say what to do")
+        if self.status != "ok" and not self.cure:
+            raise ValueError(f"the {self.status} {self.text!r} has no cure: say what to do")
 
 
 def finding_of(check: str, status: Status, sentence: str, cure: str) -> Finding:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 from atenea import threads
 from atenea.errors import UsageError
+from atenea.installing import pip
 
 _INTERVAL_SECONDS = 2.0
 _LEAST_INTERVAL_SECONDS = 0.1
@@ -43,7 +44,7 @@ class Service:
         except ImportError:
             raise UsageError(
                 "systemd waits for notice of the start (Type=notify), but systemd-python is not installed;"
-                " install atenea with the extra: pip install 'atenea[systemd]'"
+                f" run: {pip('install', 'atenea[systemd]')}"
             ) from None
         self._notify = notify
 

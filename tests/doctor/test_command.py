@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,7 +21,9 @@ from atenea import places
 from atenea.control import SOCKET
 from atenea.doctor import running
 from atenea.doctor.configuration import read_configuration
+from atenea.doctor.ledger import ledger_findings
 from atenea.doctor.running import daemon_findings, started_at
+from atenea.ledger_file import LEDGER
 
 KEY = "sk-secret-0123456789"
 PLAIN = "[post]\nplugins = []\n[post.provenance]\nenabled = false\n"
@@ -75,6 +79,37 @@ def test_a_daemon_that_this_user_may_not_talk_to() -> None:
         with unprivileged():
             (finding,) = daemon_findings(state)
     assert (finding.status, finding.text) == ("note", "this user may not talk to the daemon")
+    assert finding.cure == f"join the group that owns the socket in {state}"
+
+
+def test_a_daemon_that_cannot_be_reached(tmp_path: Path) -> None:
+    """One that takes no more connections."""
+    with ExitStack() as waiting:
+        listener = waiting.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(tmp_path / SOCKET))
+        listener.listen(0)
+        waiting.enter_context(socket.socket(socket.AF_UNIX)).connect(str(tmp_path / SOCKET))
+        (finding,) = daemon_findings(tmp_path)
+    assert (finding.status, finding.text, finding.cure) == (
+        "note",
+        "the daemon cannot be reached: Resource temporarily unavailable",
+        "look at its log",
+    )
+
+
+def test_a_ledger_that_another_program_has_locked(tmp_path: Path) -> None:
+    path = tmp_path / LEDGER
+    with closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+        holder.execute("PRAGMA journal_mode = WAL")
+        holder.execute("CREATE TABLE jobs (id)")
+        (finding,) = ledger_findings(tmp_path)
+        assert (finding.status, finding.text, finding.cure) == (
+            "note",
+            f"{path}: another program has locked the ledger; it goes on when that lets go",
+            f"end the program that has {path} open",
+        )
+    assert [finding.status for finding in ledger_findings(tmp_path)] == ["ok"]
 
 
 def test_a_configuration_that_this_user_may_not_look_for(monkeypatch: pytest.MonkeyPatch) -> None:

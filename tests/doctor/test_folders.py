@@ -14,6 +14,7 @@ from atenea.config import Config, Limits, Paths, Watch
 from atenea.doctor.folders import events, folder_findings, one_mount, other_user, own_files
 from atenea.doctor.space import largest_job, needed, space_finding, space_findings
 from atenea.inbox import mounts
+from atenea.places import SERVICE_FILE
 
 
 @pytest.fixture
@@ -152,6 +153,17 @@ def test_the_folders_of_a_service(home):
     assert finding.text == f"this was looked at as nobody, and {home}/service belongs to root"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have folders that are another user's")
+def test_a_member_is_told_nothing_of_what_only_the_service_may(home):
+    (home / "state").chmod(0o750)
+    (home / "cache").chmod(0o750)
+    found = told(configured(home))
+    assert found["state"][0] == found["cache"][0] == "problem"
+    found = told(configured(home).model_copy(update={"file": SERVICE_FILE}))
+    assert {check: status for check, (status, _, _) in found.items()} == {"user": "note"}
+    assert found["user"][2] == "run it as the daemon's user: sudo -u root atenea doctor"
+
+
 def test_a_file_system_that_is_mounted_read_only(other_file_system, home):
     if subprocess.run(["mount", "-o", "remount,ro", other_file_system], capture_output=True).returncode:
         pytest.skip("nothing can be mounted here")
@@ -190,6 +202,7 @@ def test_a_file_system_without_events(home, tmp_path, monkeypatch):
     assert finding.text == (
         "no events for what others write on nfs4: the inbox is looked through now and then, every 5 s"
     )
+    assert finding.cure == "set watch.settle_seconds to the longest pause of an upload (docs/inbox.md)"
     (polling,) = events(config.model_copy(update={"watch": Watch(polling=True)}))
     assert (polling.status, polling.text) == ("ok", "watch.polling is set: the inbox is looked through every 5 s")
     assert list(events(configured(home, inbox=Path("missing")))) == []

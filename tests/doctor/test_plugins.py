@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import pytest
 from system.instance import Instance
@@ -104,6 +105,27 @@ def test_plugins_that_cannot_be_used(instance):
     assert found["espeak"] == [], "its options are wrong, which was told already"
 
 
+def test_options_that_end_the_worker(instance):
+    validator = "\n    @field_validator('phase')\n    def _known(cls, value): import os; os._exit(7)\n"
+    instance.plugin("deadly", "from pydantic import field_validator\n" + MOON + validator + STAGE + "pass")
+    instance.configure("[post]\nplugins = ['deadly']\n[post.deadly]\nphase = 'full'\n")
+    (refused,) = (finding for finding in sections(instance)["plugins"] if finding.check == "refused")
+    assert (refused.status, refused.cure) == ("problem", "mend or remove the plugin")
+    assert refused.text == "the worker of the check of the configuration ended with exit code 7"
+
+
+def test_no_worker_can_be_started(instance, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    instance.configure("")
+    found = sections(instance)
+    assert found.keys() == {"plugins"}
+    assert one(found["plugins"]) == (
+        "problem",
+        "the plugins cannot be listed: the worker of the list of plugins cannot be started: No such file or directory",
+        "let this user start /nowhere/python",
+    )
+
+
 def test_plugins_in_use(instance):
     instance.configure(
         "[post]\nplugins = ['poster']\n[post.provenance]\nenabled = false\n"
@@ -128,3 +150,5 @@ def test_findings():
         Finding("x", "bad", "it is bad")
     with pytest.raises(ValueError, match="'it is bad' has no cure"):
         Finding("x", "problem", "it is bad")
+    with pytest.raises(ValueError, match="the note 'it is odd' has no cure: say what to do"):
+        Finding("x", "note", "it is odd")

@@ -15,6 +15,7 @@ import pytest
 from models.command import PATIENCE_SECONDS, Command
 from models.hub_server import Failure, FakeHub
 
+from atenea.doctor import bundle_findings
 from atenea.models.lockfile import only_downloader
 from atenea.models.manifest import COMMIT, PARTS, REPOSITORY, wanted_paths
 
@@ -58,7 +59,9 @@ def test_a_download_fetches_what_is_used_and_the_next_asks_for_nothing(hub: Fake
         assert (line in output) is not part.optional
     assert output.endswith(f"{command.folder}: all 9 files are there and right, 308.0 kB\n")
     hidden = sorted(path.name for path in command.folder.rglob(".*"))
-    assert hidden == [".download.lock"]
+    assert hidden == [".download.lock", ".read.json"]
+    (finding,) = bundle_findings(command.folder)
+    assert finding.text.startswith(f"all 9 files in {command.folder} are as they were when verified on ")
     mask = os.umask(0o022)
     os.umask(mask)
     assert {path.stat().st_mode & 0o777 for path in command.folder.rglob("*.*")} <= {0o666 & ~mask, 0o644 & ~mask}
@@ -256,7 +259,9 @@ def test_without_huggingface_hub(command: Command) -> None:
     (command.home / "huggingface_hub.py").write_text("raise ImportError('not here')")
     command.environment["PYTHONPATH"] = str(command.home)
     _, complaints = command.run("download", "--yes", code=1)
-    assert complaints == "atenea: huggingface_hub is not installed; pip install 'atenea[hallo2]'"
+    assert complaints == (
+        f"atenea: huggingface_hub is not installed; run: {sys.executable} -m pip install 'atenea[hallo2]'"
+    )
 
 
 def test_a_damaged_lock(command: Command) -> None:

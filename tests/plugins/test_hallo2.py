@@ -231,8 +231,8 @@ def test_no_models(hallo2, context, make_job, tmp_path, bundle, avatar):
 def test_no_engine(hallo2, context, make_job, avatar, monkeypatch):
     monkeypatch.setattr(hallo2, "find_spec", lambda name: None if name in {"torch", "cv2"} else object())
     assert hallo2.check(make_job("x", avatar=avatar), context()) == [
-        "the Hallo2 engine needs Python packages that are missing (torch, opencv-python-headless): "
-        "pip install 'atenea[hallo2]'"
+        "the Hallo2 engine needs Python packages that are missing (torch, opencv-python-headless); "
+        f"run: {sys.executable} -m pip install 'atenea[hallo2]'"
     ]
 
 

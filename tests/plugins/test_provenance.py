@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,36 @@ def test_the_doctor_says_in_whose_name(provenance, make_context, tmp_path):
     assert (found.text, found.cure) == (
         f"private_key: others may read {tmp_path / 's.pem'}",
         f"run: chmod 600 {tmp_path / 's.pem'}",
+    )
+
+
+def test_the_doctor_cannot_look_at_a_credential_of_the_service(provenance, make_context, tmp_path):
+    key = "$CREDENTIALS_DIRECTORY/provenance.key"
+    [found] = provenance.diagnose(make_context(provenance, certificate=tmp_path / "s.pem", private_key=key))
+    assert (found.status, found.text) == (
+        "note",
+        f"{key} is there only where systemd hands it over, so it was not looked at",
+    )
+    assert found.cure == (
+        "sudo systemd-run --quiet --pipe --wait --property=User=atenea"
+        " --property=LoadCredential=provenance.key:/etc/atenea/provenance.key"
+        f" {sys.executable} -m atenea doctor --config /etc/atenea/atenea.toml"
+    )
+    both = provenance.diagnose(make_context(provenance, certificate=key, private_key=key))
+    assert both == [found]
+    deep = "$CREDENTIALS_DIRECTORY/deep/k.pem"
+    [found] = provenance.diagnose(make_context(provenance, certificate=deep, private_key=deep))
+    assert " --property=LoadCredential=deep/k.pem:/etc/atenea/deep/k.pem " in found.cure
+
+
+def test_the_doctor_tells_first_of_what_no_credential_mends(provenance, make_context, monkeypatch):
+    monkeypatch.setattr("atenea.media.provenance.find_spec", lambda _: None)
+    key = "$CREDENTIALS_DIRECTORY/provenance.key"
+    [found] = provenance.diagnose(make_context(provenance, certificate=key, private_key=key))
+    assert (found.status, found.text, found.cure) == (
+        "problem",
+        "c2pa-python, which content credentials need, is missing",
+        f"run: {sys.executable} -m pip install 'atenea[provenance]'",
     )
 
 

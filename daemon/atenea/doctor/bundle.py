@@ -1,24 +1,25 @@
-"""Whether the models of Hallo2 are there and whole, as far as sizes tell: reading all of them takes long."""
+"""Whether the models of Hallo2 are there, and as they were when they were last read whole, which takes long."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from atenea.access import WRITE, may
 from atenea.errors import AteneaError
 from atenea.finding import Finding, finding_of
 from atenea.models import missing_files
-from atenea.models.lockfile import LOCK_FILE, Lock, read_lock
+from atenea.models.lockfile import LOCK_FILE, Lock, LockedFile, read_lock
 from atenea.models.manifest import wanted_paths
+from atenea.models.reading import days_of_reading
 
 
 def bundle_findings(folder: Path, *, vocals: bool = False) -> Iterator[Finding]:
     """Look at the models in `folder`; with `vocals` also at what takes music out of recordings."""
     download = "atenea models download" + (" --vocals" if vocals else "")
     if missing := missing_files(folder, vocals=vocals):
-        rest = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        yield Finding("models", "problem", f"{folder} lacks {missing[0]}{rest}", download)
+        yield Finding("models", "problem", f"{folder} lacks {missing[0]}{_and_more(missing)}", download)
         return
     try:
         lock = read_lock(folder)
@@ -32,8 +33,23 @@ def bundle_findings(folder: Path, *, vocals: bool = False) -> Iterator[Finding]:
         text = f"{folder} has no {LOCK_FILE}, so nothing vouches for the models in it"
         yield Finding("models", "note", text, f"{download} compares them with the hub's, and keeps what is right")
     elif not faults:
-        text = f"all {len(paths)} files in {folder} have their sizes; their content is for atenea models verify"
-        yield Finding("models", "ok", text)
+        yield _content(folder, {path: lock.files[path] for path in paths})
+
+
+def _content(folder: Path, files: Mapping[str, LockedFile]) -> Finding:
+    """Whether the content of files that have their sizes was ever looked at."""
+    days = days_of_reading(folder, files)
+    if unread := [path for path, day in days.items() if day is None]:
+        which = f"{folder / unread[0]}{_and_more(unread)} {'have' if len(unread) > 1 else 'has'}"
+        text = f"{which} changed since the last reading, or never been read whole"
+        who = "" if may(folder, WRITE) else f", as a user who may write {folder}"
+        return Finding("models", "note", text, f"atenea models verify{who}")
+    read = min(day for day in days.values() if day)
+    return Finding("models", "ok", f"all {len(files)} files in {folder} are as they were when verified on {read}")
+
+
+def _and_more(paths: Sequence[str]) -> str:
+    return f" and {len(paths) - 1} more" if len(paths) > 1 else ""
 
 
 def _fault(file: Path, path: str, lock: Lock | None) -> tuple[str, str] | None:

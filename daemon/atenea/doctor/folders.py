@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from atenea.access import READ, WRITE, closed_caches, elsewhere, let_in, may, obstacle, refusal, this_user
-from atenea.config import Config
+from atenea.config import Config, Paths
 from atenea.finding import Finding
 from atenea.inbox.hints import Hints
 from atenea.ledger_file import LEDGER
+from atenea.places import SERVICE_FILE
 from atenea.plugin_files import user_name
 
 _MADE = {"inbox": WRITE, "outbox": WRITE, "state": WRITE, "cache": WRITE, "assets": READ}
@@ -26,17 +27,24 @@ _OWN_FILES = (LEDGER, "daemon.lock", "workers.lock")
 
 def folder_findings(config: Config) -> Iterator[Finding]:
     """Look at the folders as the user who runs this."""
-    for name, mode in _MADE.items():
-        yield made_folder(name, getattr(config.paths, name), mode)
-    for name, mode in _OPTIONAL.items():
-        path = getattr(config.paths, name)
-        if os.path.lexists(path):
-            yield _there(name, path, mode)
-    yield from plugin_caches(config.paths.cache)
-    yield from own_files(config.paths.state)
-    yield from other_user(config.paths.state)
+    strange = list(other_user(config.paths.state))
+    # What the service's user may do cannot be told from here, and to let this one do it would shut that one out.
+    if not (strange and config.file == SERVICE_FILE and os.geteuid()):
+        yield from _usable(config.paths)
+    yield from strange
     yield from one_mount(config.paths.inbox, config.paths.state)
     yield from events(config)
+
+
+def _usable(paths: Paths) -> Iterator[Finding]:
+    for name, mode in _MADE.items():
+        yield made_folder(name, getattr(paths, name), mode)
+    for name, mode in _OPTIONAL.items():
+        path = getattr(paths, name)
+        if os.path.lexists(path):
+            yield _there(name, path, mode)
+    yield from plugin_caches(paths.cache)
+    yield from own_files(paths.state)
 
 
 def made_folder(name: str, path: Path, mode: int) -> Finding:

@@ -26,11 +26,11 @@ def ledger_findings(state: Path) -> Iterator[Finding]:
 
 def _found(path: Path) -> Finding:
     try:
+        damage = damage_of(path, has_jobs=False)
         with closing(look_at(path)) as db:
             version = int(db.execute("PRAGMA user_version").fetchone()[0])
         if version > len(MIGRATIONS):
             return Finding("ledger", "problem", newer_version(path, version), "install that version again")
-        damage = damage_of(path, has_jobs=False)
     except LockedError as error:
         return Finding("ledger", "note", str(error), f"end the program that has {path} open")
     except sqlite3.Error as error:

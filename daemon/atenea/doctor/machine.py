@@ -11,6 +11,7 @@ from pathlib import Path
 
 from atenea.doctor.packages import package_findings
 from atenea.finding import Finding
+from atenea.installing import pip
 
 PYTHON = (3, 11)
 """The oldest that will do."""
@@ -53,6 +54,5 @@ def systemd_findings(*, booted: bool, started: bool, installed: bool) -> Iterato
             "systemd",
             "problem" if started else "note",
             "systemd-python is missing, without which atenea.service cannot be started",
-            f"apt install gcc pkg-config libsystemd-dev python3-dev, then {sys.executable} -m pip install"
-            " 'systemd-python>=235'",
+            f"apt install gcc pkg-config libsystemd-dev python3-dev, then {pip('install', 'systemd-python>=235')}",
         )

@@ -21,6 +21,7 @@ import av
 
 import atenea
 from atenea.errors import AteneaError, PermanentError, TransientError
+from atenea.installing import pip
 from atenea.media.audio import ProgressCallback, opened, silent
 from atenea.media.mux import ARTIFICIAL, FASTSTART, copied_streams, created
 
@@ -76,7 +77,7 @@ class NotInstalledError(AteneaError):
 
     def __init__(self) -> None:
         super().__init__(
-            "c2pa-python, which content credentials need, is missing; run: pip install 'atenea[provenance]'"
+            "c2pa-python, which content credentials need, is missing; run: " + pip("install", "atenea[provenance]")
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from atenea.models.lockfile import LOCK_FILE, LockedFile, read_lock
 from atenea.models.manifest import PARTS, wanted_paths
+from atenea.models.reading import note_readings, traits
 
 OnBytes = Callable[[str, int], None]
 """Told what is being done and how many bytes further it is; from one thread at a time."""
@@ -71,7 +72,7 @@ def total_bytes(folder: Path, paths: Iterable[str]) -> int:
 
 
 def verify(folder: Path, on_bytes: OnBytes = lambda _what, _count: None) -> Verification:
-    """Compare every file with the lock, by size and SHA-256.
+    """Compare every file with the lock, by size and SHA-256, and note which are right.
 
     Without a lock only what is missing is a fault: see `Verification.commit`.
 
@@ -79,11 +80,14 @@ def verify(folder: Path, on_bytes: OnBytes = lambda _what, _count: None) -> Veri
         AteneaError: the lock is damaged or cannot be read.
     """
     lock = read_lock(folder)
-    found = read_files(folder, concerned_files(folder), on_bytes)
+    paths = concerned_files(folder)
+    before = traits(folder, paths)
+    found = read_files(folder, paths, on_bytes)
     if lock is None:
         checked = [_checked(path, file, None) for path, file in found.items()]
         return Verification(tuple(checked), None)
     checked = [_checked(path, file, _difference(file, lock.files.get(path))) for path, file in found.items()]
+    note_readings(folder, before, {file.path: lock.files[file.path] for file in checked if not file.fault})
     return Verification(tuple(checked), lock.commit)
 
 

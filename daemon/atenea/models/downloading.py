@@ -21,6 +21,7 @@ from atenea.models.checking import OnBytes, concerned_files, git_blob, read_file
 from atenea.models.hub import Hub, Stated
 from atenea.models.lockfile import LOCK_FILE, Lock, LockedFile, read_lock, write_lock
 from atenea.models.manifest import COMMIT, REPOSITORY
+from atenea.models.reading import Traits, note_readings, traits
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -38,6 +39,8 @@ class Plan:
     """Files to fetch."""
     hub: Hub | None
     """None when nothing lacks: then it is not asked."""
+    before: dict[str, Traits]
+    """How the files were that are there, before they were read."""
 
     @property
     def bytes_in_all(self) -> int:
@@ -57,12 +60,12 @@ def plan(folder: Path, *, vocals: bool, on_bytes: OnBytes) -> Plan:
         AteneaError: the hub cannot be asked, the lock is damaged, or the disk has not enough room.
     """
     wanted = concerned_files(folder, vocals=vocals)
-    locked = _locked(folder)
+    locked, before = _locked(folder), traits(folder, wanted)
     found = read_files(folder, wanted, on_bytes)
     right = {path: locked[path] for path in wanted if path in locked and found[path] == locked[path]}
     rest = [path for path in wanted if path not in right]
     if not rest:
-        return Plan(folder, wanted, locked, (), None)
+        return Plan(folder, wanted, locked, (), None, before)
     hub = Hub()
     lacking = []
     for path, stated in hub.state(rest).items():
@@ -72,7 +75,7 @@ def plan(folder: Path, *, vocals: bool, on_bytes: OnBytes) -> Plan:
             right[path] = there
         else:
             lacking.append(stated)
-    planned = Plan(folder, wanted, {**locked, **right}, tuple(lacking), hub)
+    planned = Plan(folder, wanted, {**locked, **right}, tuple(lacking), hub, before)
     _check_room(planned)
     return planned
 
@@ -83,14 +86,18 @@ def carry_out(planned: Plan, on_bytes: OnBytes) -> None:
     Raises:
         AteneaError: a file cannot be fetched, is not what the hub states, or cannot be written.
     """
+    folder, files, lacking = planned.folder, dict(planned.record), list(planned.lacking)
+    fetched = {file.path for file in lacking}
+    note_readings(folder, planned.before, {path: files[path] for path in planned.paths if path not in fetched})
     if planned.hub is None:
         return
-    folder, files, lacking = planned.folder, dict(planned.record), list(planned.lacking)
     with _sentences(folder, lacking):
         _record(folder, files)
         while lacking:
-            files[lacking[0].path] = _fetch(planned.hub, folder, lacking[0], on_bytes)
+            path = lacking[0].path
+            files[path] = _fetch(planned.hub, folder, lacking[0], on_bytes)
             _record(folder, files)
+            note_readings(folder, traits(folder, [path]), {path: files[path]})
             del lacking[0]
 
 

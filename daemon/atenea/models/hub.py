@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import atenea
 from atenea.errors import AteneaError, UsageError
+from atenea.installing import pip
 from atenea.models.checking import OnBytes
 from atenea.models.manifest import COMMIT, REPOSITORY
 
@@ -59,7 +60,8 @@ class Hub:
             import huggingface_hub  # noqa: PLC0415 - an extra, and slow to import
             from huggingface_hub import constants, errors, hf_api  # noqa: PLC0415
         except ImportError:
-            raise AteneaError("huggingface_hub is not installed; pip install 'atenea[hallo2]'") from None
+            command = pip("install", "atenea[hallo2]")
+            raise AteneaError(f"huggingface_hub is not installed; run: {command}") from None
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         self.endpoint = _checked_endpoint(constants.ENDPOINT)
         self._url = huggingface_hub.hf_hub_url
