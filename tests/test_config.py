@@ -11,6 +11,7 @@ from doctor.unprivileged import unprivileged
 from atenea.config import Config, load_config
 from atenea.errors import ConfigError, ExitCode, UsageError
 from atenea.jobfile import JobKeys
+from atenea.places import find_places
 
 
 @pytest.fixture
@@ -126,6 +127,54 @@ def test_a_working_directory_that_is_gone(home: Path, monkeypatch: pytest.Monkey
     with pytest.raises(UsageError, match=told):
         load_config()
     monkeypatch.chdir(home)
+
+
+# Who could have written it
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("what", ["file", "folder", "folder as /tmp"])
+def test_a_strangers_configuration_is_refused(home: Path, what: str) -> None:
+    file = write(home / "etc/atenea.toml", "[presets.which]\npriority = 1")
+    path = file if what == "file" else file.parent
+    file.parent.chmod(0o1777 if what == "folder as /tmp" else 0o755)
+    os.chown(path, 54321, 0)
+    told = (
+        f"{path}: belongs to user 54321, who is neither root, nor the user running atenea, nor the owner of its code;"
+        f" if you trust what is in it: chown root {path}"
+    )
+    for read in (load_config, find_places):
+        with pytest.raises(ConfigError) as caught:
+            read(file)
+        assert (str(caught.value), caught.value.exit_code) == (told, ExitCode.USAGE)
+    os.chown(path, 0, 0)
+    assert (priority(load_config(file)), find_places(file).paths.state) == (1, home / "etc/state")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_roots_configuration_is_everybodys(home: Path) -> None:
+    write(home / "etc/atenea.toml", "[presets.which]\npriority = 1")
+    file = Path("etc/atenea.toml")  # the folders above are closed
+    home.chmod(0o755)
+    with unprivileged():
+        assert (priority(load_config(file)), find_places(file).paths.state) == (1, home / "etc/state")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o757])
+def test_a_configuration_in_a_folder_that_everybody_may_change_is_refused(home: Path, mode: int) -> None:
+    file = write(home / "etc/atenea.toml", "")
+    file.parent.chmod(mode)
+    for read in (load_config, find_places):
+        with pytest.raises(ConfigError) as caught:
+            read(file)
+        folder = file.parent
+        assert str(caught.value) == f"{folder}: can be changed by every user; protect it: chmod go-w {folder}"
+
+
+def test_in_a_folder_as_tmp_everybody_has_a_configuration(home: Path) -> None:
+    file = write(home / "etc/atenea.toml", "[presets.which]\npriority = 1")
+    file.parent.chmod(0o1777)
+    assert (priority(load_config(file)), find_places(file).paths.state) == (1, home / "etc/state")
 
 
 def test_a_folder_is_no_configuration(home: Path) -> None:

@@ -85,6 +85,20 @@ def test_a_file_that_others_may_read_or_change_is_refused(config_file: Path, mod
     assert str(caught.value) == f"{path}: others may read the secrets in it; run: chmod 600 {path}"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_strangers_file_is_refused(config_file: Path) -> None:
+    path = env_file(config_file, "OPENAI_API_KEY=sk-1")
+    os.chown(path, 54321, 0)
+    with pytest.raises(ConfigError) as caught:
+        find_secrets(config_file, {})
+    assert str(caught.value) == (
+        f"{path}: belongs to user 54321, who is neither root, nor the user running atenea, nor the owner of its code;"
+        f" if you trust what is in it: chown root {path}"
+    )
+    os.chown(path, 0, 0)
+    assert find_secrets(config_file, {}) == {"OPENAI_API_KEY": "sk-1"}
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o400])
 def test_a_file_of_the_owner_alone_is_read(config_file: Path, mode: int) -> None:
     env_file(config_file, "OPENAI_API_KEY=sk-1", mode)

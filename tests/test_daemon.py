@@ -15,6 +15,7 @@ from atenea.daemon import Daemon
 from atenea.errors import UsageError
 from atenea.ledger import Ledger
 from atenea.progress_files import ProgressFiles
+from atenea.rests import Rests
 
 
 def test_a_step_that_is_cancelled_before_its_first_line_is_over_too(tmp_path: Path, db: Ledger, jobs: Jobs) -> None:
@@ -31,6 +32,36 @@ def test_a_step_that_is_cancelled_before_its_first_line_is_over_too(tmp_path: Pa
     asyncio.run(start_and_stop())
     assert daemon.progress(job.id) is None
     assert jobs.now(job).state == "cancelled"
+
+
+def test_a_cancel_that_cannot_be_entered_at_the_start_is_tried_again(tmp_path: Path, db: Ledger, jobs: Jobs) -> None:
+    job = jobs.planned()
+    db.cancel_later(job)
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / job.id).touch()  # in the place of its folder: no record can be written
+    now = 0.0
+    daemon = Daemon(Config(paths=Paths(state=tmp_path)), {})
+    daemon._ledger, daemon._rests = db, Rests(lambda: now)
+    daemon._take_over()
+    assert not jobs.now(job).is_final
+    assert not daemon._may_start(job)
+    assert "Not a directory" in (daemon.trouble(job.id) or "")
+    (tmp_path / "jobs" / job.id).unlink()
+    daemon._finish_cancelling()
+    assert not jobs.now(job).is_final  # it rests
+    now = daemon._rests.next_end() or 0.0
+    daemon._finish_cancelling()
+    assert jobs.now(job).state == "cancelled"
+    db.retry(jobs.now(job))
+    daemon._finish_cancelling()
+    assert daemon._may_start(jobs.now(job))
+
+
+def test_steps_that_fail_together_begin_one_rest() -> None:
+    rests = Rests(lambda: 0.0)
+    for _ in range(4):
+        rests.begin("cpu", "no process")
+    assert rests.next_end() == 1
 
 
 def test_an_outbox_that_may_not_be_read_is_told_in_a_sentence(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import sqlite3
 import threading
 import time
@@ -11,10 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from faults.small_disk import fill, small_disk
 from stock import STEPS, Jobs
 
 from atenea import ledger_file
 from atenea.errors import AteneaError, ExitCode, UsageError
+from atenea.job_record import RECORD
 from atenea.ledger import Ledger
 from atenea.migrations import MIGRATIONS
 from atenea.rows import MUX, PUBLISH, JobRow, Step
@@ -449,6 +453,25 @@ def test_cancelling(db: Ledger, jobs: Jobs) -> None:
     assert str(caught.value) == f"hello ({job.id}) is cancelled already; there is nothing to cancel"
 
 
+def test_a_cancel_that_a_full_disk_refuses_leaves_no_record_of_it(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk"):
+        db = Ledger(tmp_path / "disk/ledger.sqlite3")
+        jobs = Jobs(db)
+        job = jobs.planned()
+        folder = tmp_path / "disk/jobs" / job.id
+        folder.mkdir(parents=True)
+        ballast = fill(tmp_path / "disk")
+        os.truncate(ballast, ballast.stat().st_size - mmap.PAGESIZE)  # room for the record, and not for the commit
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            db.cancel(job)
+        assert jobs.now(job).state == "queued"
+        assert not (folder / RECORD).exists()
+        ballast.unlink()
+        db.cancel(job)
+        assert (folder / RECORD).exists()
+        db.close()
+
+
 def test_retrying_goes_on_from_what_is_done(db: Ledger, jobs: Jobs) -> None:
     job = jobs.planned()
     jobs.complete(job)
@@ -489,6 +512,23 @@ def test_a_job_whose_original_is_gone_cannot_be_retried(db: Ledger, jobs: Jobs) 
     with pytest.raises(UsageError) as caught:
         db.retry(jobs.now(job))
     assert str(caught.value) == f"hello ({job.id}) is too old: its original is not kept any more; drop the file again"
+
+
+def test_a_job_that_is_cleaned_while_it_is_to_be_retried_stays_as_it_is(tmp_path: Path, db: Ledger, jobs: Jobs) -> None:
+    job = jobs.take()
+    folder = tmp_path / "jobs" / job.id
+    folder.mkdir(parents=True)
+    db.cancel(job)
+    seen = jobs.now(job)
+    db.cleaned([job.id])
+    with pytest.raises(UsageError, match="is too old: its original is not kept any more"):
+        db.retry(seen)
+    assert jobs.now(job) == replace(seen, cleaned=True)
+    assert (folder / RECORD).exists()
+    assert db.going(9) == [job.id]
+    with db._transaction() as connection:  # as an older version may have left it
+        connection.execute("UPDATE jobs SET finished = NULL")
+    assert db.going(9) == []
 
 
 def test_pausing_is_remembered(tmp_path: Path) -> None:

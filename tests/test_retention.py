@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,44 @@ def test_a_finished_job_loses_its_work_and_keeps_its_original(tmp_path: Path) ->
     assert {path.name for path in tmp_path.iterdir()} == {"original", "job.json"}
     assert (tmp_path / "original/file").read_bytes() == b"x"
     drop_work(tmp_path)
+
+
+AS_OWNER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+"""Before a command: permissions bind it, as they do a daemon that is not root."""
+
+
+def as_owner(code: str) -> str:
+    """What a program prints that has imported `retention`."""
+    command = [*AS_OWNER, sys.executable, "-c", f"from atenea import retention\nfrom pathlib import Path\n{code}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def closed_job(tmp_path: Path) -> Path:
+    """A job's folder in which a plugin has closed folders."""
+    outside = tmp_path / "outside"
+    (outside / "in").mkdir(parents=True)
+    work = tmp_path / "job/work/tts"
+    for name, mode in (("shut", 0o600), ("fixed/deep", 0o555), ("hidden", 0o000)):
+        (work / name).mkdir(parents=True)
+        (work / name / "file").write_bytes(b"x" * 8192)
+        (work / name).chmod(mode)
+    (work / "link").symlink_to(outside)
+    (tmp_path / "job/input").symlink_to(outside)
+    work.chmod(0o555)
+    return tmp_path / "job"
+
+
+def test_folders_that_a_plugin_has_closed_are_removed(tmp_path: Path) -> None:
+    folder = closed_job(tmp_path)
+    assert as_owner(f"retention.drop_work(Path({str(folder)!r}))") == ""
+    assert list(folder.iterdir()) == [folder / "input"]  # a link, which is not followed
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "outside", tmp_path / "outside/in")] == [0o755] * 2
+
+
+def test_the_size_of_a_closed_folder_is_what_can_be_seen_of_it(tmp_path: Path) -> None:
+    folder = closed_job(tmp_path)
+    seen = int(as_owner(f"print(retention.folder_size(Path({str(folder)!r})))"))
+    assert 8192 < seen < folder_size(folder)
 
 
 def test_a_folders_size_is_what_all_in_it_takes_on_the_disk(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from atenea.credentials import with_folder
 from atenea.errors import ConfigError, MistakesError
 from atenea.jobfile import PROVENANCE, JobKeys, PostPlugins, StageDefaults, only_one, parse_toml
 from atenea.mistakes import Invalid, validated
-from atenea.plugin_files import other_writers
 
 Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1024)]
@@ -228,7 +227,7 @@ def load_config(file: Path | None = None) -> Config:
     """The configuration from `file`, or from where it is found, or the defaults.
 
     Raises:
-        ConfigError: it cannot be read, others may write it, or it has mistakes; all of them are named.
+        ConfigError: it cannot be read, others may have written it, or it has mistakes; all of them are named.
         UsageError: there is none, and no working directory either.
     """
     file = file or places.find_config()
@@ -259,8 +258,7 @@ def load_config(file: Path | None = None) -> Config:
 
 
 def _read(file: Path) -> bytes:
-    """The content of the configuration, which names programs that are run: nobody else may write it."""
+    """The content of the configuration, which names programs that are run."""
     with file.open("rb") as opened:
-        if others := other_writers(os.fstat(opened.fileno())):
-            raise ConfigError(str(file), [f"can be changed by {others}; protect it: chmod go-w {file}"])
+        places.check_trust(file, opened.fileno())
         return opened.read()

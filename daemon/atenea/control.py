@@ -77,8 +77,8 @@ class ControlServer:
             return {"result": self._desk.answer(str(request.pop("command")), request)}
         except AteneaError as error:
             return {"error": str(error), "exit_code": int(error.exit_code)}
-        except sqlite3.Error as error:
-            return {"error": f"{self._state / LEDGER}: {error}", "exit_code": int(ExitCode.FAILED)}
+        except (OSError, sqlite3.Error) as error:
+            return {"error": _sentence(self._state, error), "exit_code": int(ExitCode.FAILED)}
         except (ValueError, KeyError, AttributeError, RecursionError):
             return {"error": "not a JSON object with a command", "exit_code": int(ExitCode.USAGE)}
 
@@ -192,13 +192,22 @@ def _answer_here(
     from atenea.ledger import Ledger  # noqa: PLC0415
     from atenea.queue_desk import NotRunning, QueueDesk  # noqa: PLC0415
 
-    ledger = Ledger(config.paths.state / LEDGER, only_read=only_read)
+    path = config.paths.state / LEDGER
+    if not path.stat().st_size and any(folder.is_dir() for folder in config.jobs.glob("*")):
+        raise AteneaError(f"{path}: is empty, though there are jobs; the daemon mends it: atenea run")
+    ledger = Ledger(path, only_read=only_read)
     try:
         return QueueDesk(config, ledger, NotRunning()).carry_out(command, arguments)
-    except sqlite3.Error as error:
-        raise AteneaError(f"{config.paths.state / LEDGER}: {error}") from None
+    except (OSError, sqlite3.Error) as error:
+        raise AteneaError(_sentence(config.paths.state, error)) from None
     finally:
         ledger.close()
+
+
+def _sentence(state: Path, error: OSError | sqlite3.Error) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or state}: {error.strerror or error}; when that is mended, give the command again"
+    return f"{state / LEDGER}: {error}"
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from atenea.errors import ConfigError
+from atenea.plugin_files import distrusted
 
 SECRETS = ("OPENAI_API_KEY",)
 _FOLDER = "$CREDENTIALS_DIRECTORY/"
@@ -36,7 +37,8 @@ def find_secrets(config_file: Path | None, environment: Mapping[str, str] = os.e
     """Each secret from the environment, from systemd's credentials, or from `atenea.env` beside the configuration.
 
     Raises:
-        ConfigError: others may read `atenea.env`, a line of it is wrong, or one of the files cannot be read.
+        ConfigError: others may read `atenea.env`, or have written it; a line of it is wrong; or one of the files cannot
+            be read.
     """
     secrets = _from_env_file(config_file.with_name("atenea.env")) if config_file else {}
     credentials = environment.get("CREDENTIALS_DIRECTORY")
@@ -94,8 +96,11 @@ def _from_env_file(path: Path) -> dict[str, str]:
         raise ConfigError(str(path), ["is no regular file; write the secrets into one"])
     # Bytes that are no UTF-8 end up in a value or in a name that is refused.
     with os.fdopen(descriptor, encoding="utf-8-sig", errors="replace") as file:
-        if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:
+        facts = os.fstat(descriptor)
+        if stat.S_IMODE(facts.st_mode) & 0o077:
             raise ConfigError(str(path), [f"others may read the secrets in it; run: chmod 600 {path}"])
+        if reason := distrusted(path, facts):
+            raise ConfigError(str(path), [reason])
         return dict(_assignment(line, number, path) for number, line in enumerate(file, 1) if _means_something(line))
 
 

@@ -31,6 +31,7 @@ from atenea.inbox_keeper import InboxKeeper
 from atenea.ledger_file import LEDGER, DamagedError, LockedError
 from atenea.ledger_mending import open_ledger
 from atenea.local_executor import LocalExecutor
+from atenea.memory import give_back
 from atenea.progress import Progress
 from atenea.progress_files import ProgressFiles
 from atenea.publisher import Publisher
@@ -123,9 +124,13 @@ class Daemon:
     async def _run_mending(self) -> ExitCode:
         """Start anew with a mended ledger whenever the one that is open turns out to be damaged."""
         state = self._config.paths.state
-        for times in range(_MOST_MENDED):
-            self._ledger = await self._unlocked(partial(open_ledger, state, suspected=times > 0))
+        self._stopping = asyncio.Event()  # one for all starts: the signals come while it is mended, too
+        for _ in range(_MOST_MENDED):
+            self._ledger = await self._unlocked(partial(open_ledger, state))
             with suppress(DamagedError), closing(self._ledger):
+                if self._stopping.is_set():
+                    log.info("stopped")
+                    return ExitCode.DONE
                 code = await self._run_locked()
                 if not self._ledger.damaged:
                     return code
@@ -146,6 +151,8 @@ class Daemon:
                 try:
                     return await in_thread(work)
                 except LockedError as error:
+                    if self._stopping.is_set():
+                        raise
                     if not told:
                         log.warning("the start waits for another program", error=str(error))
                         self._service.status("waits: another program has locked the ledger")
@@ -158,7 +165,6 @@ class Daemon:
         self._checked = asyncio.Event()
         self._reloading = asyncio.Event()
         self._clock = ClockWatch()
-        self._stopping = asyncio.Event()
         self._damaged = asyncio.Event()
         self._ledger.on_damage = partial(asyncio.get_running_loop().call_soon_threadsafe, self._damaged.set)
         self._pulse = Pulse()
@@ -216,6 +222,8 @@ class Daemon:
         if was_long_away(self._ledger):
             doubt_ages(self._ledger)
         self._ledger.cut_short()
+        self._cancelled.update(self._ledger.cancelling())
+        self._finish_cancelling()
 
     def _recover(self) -> None:
         outbox = self._config.paths.outbox
@@ -311,6 +319,7 @@ class Daemon:
         except asyncio.CancelledError:
             if job.id not in self._cancelled:
                 raise
+            await self._runner.relieve_disk(job, step)
         except NotBegunError as error:  # the executor tells it, once for all jobs
             for resting in (job.id, join_needs(step.needs)):
                 self._rests.begin(resting, str(error))
@@ -332,12 +341,16 @@ class Daemon:
             try:
                 job = self._ledger.job(job_id)
                 if job and not job.is_final:
+                    if self._rests.reason(job_id):
+                        continue
                     self._ledger.cancel(job)
                     log.info("job cancelled", job=job.id, name=job.name)
-            except sqlite3.Error as error:
+            except (OSError, sqlite3.Error) as error:
                 log.error("the job cannot be cancelled now; it is tried again", job=job_id, error=str(error))
+                self._rests.begin(job_id, str(error))
             else:
                 self._cancelled.discard(job_id)
+                self._rests.over(job_id)
 
     async def _wait(self) -> None:
         now = time.time()
@@ -379,6 +392,7 @@ class Daemon:
                     pass
             except (OSError, sqlite3.Error) as error:
                 log.error("cleaning up failed; it is tried again", error=str(error))
+            await in_thread(give_back)
             await asyncio.sleep(_CLEAN_UP_SECONDS)
 
     async def _tell(self) -> None:

@@ -63,9 +63,19 @@ def read_record(folder: Path) -> Record | None:
         positions = [step["position"] for step in record["steps"]]
         is_whole = job.id == folder.name and positions == list(range(len(positions))) and job.position in positions
         is_ended = (job.is_final and job.finished is not None) or job.publishing is not None
-        if not (is_whole and is_ended and isinstance(record["attempts"], list)):
+        makes_sense = isinstance(record["attempts"], list) and all(map(is_step, record["steps"]))
+        if not (is_whole and is_ended and makes_sense):
             raise ValueError("half a record")
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError("no record") from error
     found: Record = record
     return found
+
+
+def is_step(row: Mapping[str, Any]) -> bool:
+    """Whether a row of the table `steps` can be read as one."""
+    try:
+        result = None if row["result"] is None else json.loads(row["result"])
+        return isinstance(json.loads(row["options"]), dict) and isinstance(result, dict | None)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False

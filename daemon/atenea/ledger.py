@@ -381,15 +381,15 @@ class Ledger(LedgerFile):
             self._keep_record(db, job.id)
 
     def cut_short(self) -> None:
-        """Attempts that nobody carries on (of a daemon that is gone) are closed; they do not count.
-
-        Jobs that were being cancelled are so from now on.
-        """
+        """Attempts that nobody carries on (of a daemon that is gone) are closed; they do not count."""
         with self._transaction() as db:
             update = "UPDATE attempts SET ended = ?, outcome = 'cut short' WHERE ended IS NULL"
             db.execute(update, (time.time(),))
-        for job in self._jobs("INDEXED BY jobs_cancelling WHERE cancelling = 1 AND finished IS NULL"):
-            self.cancel(job)
+
+    def cancelling(self) -> list[str]:
+        """Jobs that were to be cancelled as soon as their steps had stopped, and are not yet."""
+        query = "SELECT id FROM jobs INDEXED BY jobs_cancelling WHERE cancelling = 1 AND finished IS NULL"
+        return [row["id"] for row in self._rows(query)]
 
     def follow_clock(self, seconds: float) -> None:
         """The clock was set by so many seconds: the times of jobs that are under way move with it."""
@@ -445,7 +445,7 @@ class Ledger(LedgerFile):
     # What people ask for
 
     def cancel_later(self, job: JobRow) -> None:
-        """The job's running step is about to be stopped, and the job is cancelled then; after a crash by `cut_short`.
+        """The job's running step is about to be stopped, and the job is cancelled then; see also `cancelling`.
 
         Raises:
             UsageError: it is finished already.
@@ -459,41 +459,50 @@ class Ledger(LedgerFile):
 
         Raises:
             UsageError: it is finished already.
+            OSError: its record cannot be written, so it is not cancelled.
         """
         _check_unfinished(job)
-        with self._transaction() as db:
-            now = time.time()
-            db.execute(
-                "UPDATE attempts SET ended = ?, outcome = 'cancelled' WHERE job_id = ? AND ended IS NULL", (now, job.id)
-            )
-            db.execute(
-                "UPDATE jobs SET state = 'cancelled', finished = ?, needs = NULL, not_before = 0, waiting = NULL,"
-                " cancelling = 0 WHERE id = ?",
-                (now, job.id),
-            )
-            self._keep_record(db, job.id)
+        try:
+            with self._transaction() as db:
+                now = time.time()
+                db.execute(
+                    "UPDATE attempts SET ended = ?, outcome = 'cancelled' WHERE job_id = ? AND ended IS NULL",
+                    (now, job.id),
+                )
+                db.execute(
+                    "UPDATE jobs SET state = 'cancelled', finished = ?, needs = NULL, not_before = 0, waiting = NULL,"
+                    " cancelling = 0 WHERE id = ?",
+                    (now, job.id),
+                )
+                self._keep_record(db, job.id)
+        except BaseException:
+            drop_record(self._records / job.id)  # the job goes on, and the next start would end it by the record
+            raise
 
     def retry(self, job: JobRow) -> None:
         """Put a failed or cancelled job back into the queue; what it has done already is kept.
 
         Raises:
             UsageError: it did not fail, or its original is not kept any more.
+            OSError: its record cannot be removed, so it stays as it is.
         """
         if job.state not in {"failed", "cancelled"}:
             raise UsageError(f"{job.name} ({job.id}) is {job.state}; only failed and cancelled jobs can be tried again")
-        if job.cleaned:
-            raise UsageError(
-                f"{job.name} ({job.id}) is too old: its original is not kept any more; drop the file again"
-            )
         with self._transaction() as db:
-            drop_record(self._records / job.id)
-            db.execute("UPDATE steps SET failures = 0 WHERE job_id = ?", (job.id,))
-            db.execute("UPDATE steps SET result = NULL WHERE job_id = ? AND position = 0", (job.id,))
-            db.execute(
+            # Whether its folder is kept is asked here: a thread may have marked it for removal since `job` was read.
+            queued = db.execute(
                 "UPDATE jobs SET state = 'queued', finished = NULL, position = 0, needs = ?, not_before = 0,"
-                " deaths = 0, error = NULL, details = NULL, waiting = NULL, bytes = NULL WHERE id = ?",
+                " deaths = 0, error = NULL, details = NULL, waiting = NULL, bytes = NULL"
+                " WHERE id = ? AND cleaned = 0 AND finished IS NOT NULL",
                 (join_needs(INTAKE.needs), job.id),
             )
+            if not queued.rowcount:
+                raise UsageError(
+                    f"{job.name} ({job.id}) is too old: its original is not kept any more; drop the file again"
+                )
+            db.execute("UPDATE steps SET failures = 0 WHERE job_id = ?", (job.id,))
+            db.execute("UPDATE steps SET result = NULL WHERE job_id = ? AND position = 0", (job.id,))
+            drop_record(self._records / job.id)
 
     def pause(self, paused: bool) -> None:
         """Start no new steps, or start them again; remembered over restarts."""
@@ -535,7 +544,8 @@ class Ledger(LedgerFile):
 
     def going(self, limit: int) -> list[str]:
         """Jobs whose folders were about to go, and may still be there; the oldest first."""
-        query = "SELECT id FROM jobs WHERE cleaned = 1 AND bytes IS NOT 0 ORDER BY finished LIMIT ?"
+        going = "cleaned = 1 AND bytes IS NOT 0 AND finished IS NOT NULL"
+        query = f"SELECT id FROM jobs INDEXED BY jobs_going WHERE {going} ORDER BY finished LIMIT ?"  # noqa: S608
         return [row["id"] for row in self._rows(query, limit)]
 
     def gone(self, job_ids: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ A crash before 2 leaves all as it was, one after it is finished by the next star
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -40,6 +41,12 @@ _NEW, _MENDED = ".new", ".mended-"
 _DOUBTFUL = "doubtful"
 """In the state folder, for folders of jobs."""
 
+_DAMAGED_RECORD = (
+    *(OSError, ValueError, TypeError, OverflowError),
+    *(sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError),
+)
+"""What reading a damaged record raises, or entering it: a value of another type, or beyond what SQLite holds."""
+
 _MOST_NAMED = 100
 """Jobs in one list of a note."""
 _FILES_NAMED = 3
@@ -66,12 +73,8 @@ class Losses:
     forgotten: list[str] = field(default_factory=list)
 
 
-def open_ledger(state: Path, *, suspected: bool = False) -> Ledger:
+def open_ledger(state: Path) -> Ledger:
     """The sound ledger of a state folder whose lock is held; with what the records of jobs know better than it.
-
-    Args:
-        state: the folder.
-        suspected: damage was found in the ledger, so it is looked at more closely.
 
     Raises:
         LockedError: another program has locked it; try again.
@@ -80,7 +83,7 @@ def open_ledger(state: Path, *, suspected: bool = False) -> Ledger:
     path, jobs = state / LEDGER, state / "jobs"
     try:
         _finish(path)
-        if damage := _damage(path, jobs, suspected):
+        if damage := _damage(path, jobs):
             _mend(path, jobs, damage)
         ledger = Ledger(path)
         try:
@@ -102,11 +105,11 @@ def damaged_ledgers(state: Path) -> list[Path]:
     return sorted(path for path in state.glob(f"{LEDGER}{DAMAGED}*{NOTE}") if path.is_file())
 
 
-def _damage(path: Path, jobs: Path, suspected: bool) -> str | None:
+def _damage(path: Path, jobs: Path) -> str | None:
     """What is wrong with the ledger, if it is used at all."""
     has_jobs = next(_folders(jobs), None) is not None
     if path.exists() and path.stat().st_size:
-        return damage_of(path, has_jobs=has_jobs, thoroughly=suspected)
+        return damage_of(path, has_jobs=has_jobs)
     if not has_jobs:
         return None
     return "it is empty" if path.exists() else "it is gone"
@@ -181,11 +184,11 @@ def _follow_records(ledger: Ledger, jobs: Path) -> Losses:
         if job is None and ledger.knows(folder.name):
             continue  # it has ended, and is not begun anew
         try:
-            if _is_restored(ledger, folder, job):
+            if _restore(ledger, folder, job):
                 losses.restored.append(_title(folder))
                 continue
             is_doubtful = _says_done(folder)
-        except (ValueError, OSError, sqlite3.IntegrityError):  # the record is damaged
+        except _DAMAGED_RECORD:
             is_doubtful = True
         if job is None and is_doubtful:
             losses.in_doubt.append(_title(folder))
@@ -195,8 +198,8 @@ def _follow_records(ledger: Ledger, jobs: Path) -> Losses:
     return losses
 
 
-def _is_restored(ledger: Ledger, folder: Path, job: JobRow | None) -> bool:
-    """Restore a job from its record, if there is one and the ledger does not say as much."""
+def _restore(ledger: Ledger, folder: Path, job: JobRow | None) -> bool:
+    """Restore a job from its record, if there is one and the ledger does not say as much; whether it was done."""
     record = read_record(folder)
     if record is None or (job and job.publishing is not None and record["job"]["finished"] is None):
         return False
@@ -222,10 +225,12 @@ def _says_done(folder: Path) -> bool:
 
 def _put_aside(folder: Path, doubtful: Path) -> None:
     durable.make_folders(doubtful)
-    os.rename(folder, doubtful / folder.name)
+    names = itertools.chain([folder.name], (f"{folder.name}-{number}" for number in itertools.count(2)))
+    kept = next(path for name in names if not os.path.lexists(path := doubtful / name))
+    os.rename(folder, kept)
     durable.fsync_folder(doubtful)
     durable.fsync_folder(folder.parent)
-    log.error("the ledger lost a job that may be done; it is not begun anew", folder=str(doubtful / folder.name))
+    log.error("the ledger lost a job that may be done; it is not begun anew", folder=str(kept))
 
 
 def _title(folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atenea.job import STAGES
+from atenea.job_record import is_step
 from atenea.ledger import insertion
 from atenea.ledger_file import connect, primary_code
 from atenea.rows import FINAL_STATES, JobRow
@@ -139,6 +140,15 @@ def _drop_halves(db: sqlite3.Connection) -> set[str]:
     return lost
 
 
+def _is_setting(row: Mapping[str, Any]) -> bool:
+    if row["name"] == "paused":
+        return row["value"] in {"yes", "no"}
+    try:
+        return row["name"] == "clock doubted until" and math.isfinite(float(row["value"]))
+    except (ValueError, TypeError):
+        return False
+
+
 def _is_job(row: Mapping[str, Any]) -> bool:
     try:
         job = JobRow.of(row)
@@ -148,18 +158,10 @@ def _is_job(row: Mapping[str, Any]) -> bool:
         return False
 
 
-def _is_step(row: Mapping[str, Any]) -> bool:
-    try:
-        result = None if row["result"] is None else json.loads(row["result"])
-        return isinstance(json.loads(row["options"]), dict) and isinstance(result, dict | None)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return False
-
-
 _TABLES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
-    "settings": lambda row: True,
+    "settings": _is_setting,
     "jobs": _is_job,
-    "steps": _is_step,
+    "steps": is_step,
     "attempts": lambda row: True,
 }
 """How a row of each is told from one that was overwritten."""

@@ -6,14 +6,15 @@ They start faster without the rest of it. A mistake in the rest keeps nobody fro
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import tomli
 
-from atenea.errors import UsageError
-from atenea.plugin_files import other_writers
+from atenea.errors import ConfigError, UsageError
+from atenea.plugin_files import distrusted, owned_by_others
 
 SERVICE_FILE = Path("/etc/atenea/atenea.toml")
 """The configuration of the whole machine: what it leaves out of `[paths]` lies where services keep such things."""
@@ -70,7 +71,7 @@ def find_places(file: Path | None = None) -> HasPlaces:
     """The places by the configuration `file`, or where it is found, or the defaults.
 
     Raises:
-        ConfigError: it cannot be read, others may write it, or its paths make no sense.
+        ConfigError: it cannot be read, others may have written it, or its paths make no sense.
         UsageError: there is none, and no working directory either.
     """
     file = file or find_config()
@@ -85,10 +86,9 @@ def _read_places(file: Path) -> Places | None:
     """None if there is more to say about it."""
     try:
         with file.open("rb") as opened:
-            if other_writers(os.fstat(opened.fileno())):
-                return None
+            check_trust(file, opened.fileno())
             table: Any = tomli.loads(opened.read().decode("utf-8-sig")).get("paths", {})
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError, ConfigError):
         return None
     given = {name: table.get(name, name) for name in ("state", "outbox")} if isinstance(table, dict) else {}
     if not given or not all(map(_is_plain, given.values())):
@@ -101,6 +101,24 @@ def _read_places(file: Path) -> Places | None:
 
 def _is_plain(path: object) -> bool:
     return isinstance(path, str) and path != "" and not path.startswith("$") and "\0" not in path
+
+
+def check_trust(file: Path, descriptor: int) -> None:
+    """Check that nobody else could have written a configuration, which is open, or put another in its place.
+
+    Raises:
+        ConfigError: somebody could.
+        OSError: its folder is gone.
+    """
+    folder = file.parent.stat()
+    # Where files are their owners' alone, as in /tmp, nobody puts another in the place of one.
+    in_place = owned_by_others if folder.st_mode & stat.S_ISVTX else distrusted
+    for path, reason in (
+        (file, distrusted(file, os.fstat(descriptor))),
+        (file.parent, in_place(file.parent, folder)),
+    ):
+        if reason:
+            raise ConfigError(str(path), [reason])
 
 
 def find_config() -> Path | None:

@@ -1,5 +1,7 @@
 """Whether a plugin file may be loaded: a plugin is code that runs with the daemon's rights.
 
+By the same owners and modes, the configuration and its secrets are trusted too.
+
 A file and its folder are each opened once, without following a symbolic link, and checked on the descriptor that is
 then used, so nothing can be exchanged between the check and the reading. Both must belong to root, to the user who
 runs this process or to the owner of atenea's own code, and nobody else may write to them. A group may, if it is the
@@ -49,13 +51,27 @@ def read_plugin(path: Path) -> bytes:
 
 def refuse_unsafe(path: Path, facts: os.stat_result) -> None:
     """Raise UnsafePluginError if somebody else could have written the file or folder `path`."""
-    if facts.st_uid not in trusted_owners():
-        raise UnsafePluginError(
-            f"{path} belongs to user {user_name(facts.st_uid)}, who is neither root, nor the user running atenea, "
-            f"nor the owner of its code; if you trust what is in it: chown root {path}"
-        )
+    if reason := distrusted(path, facts):
+        raise UnsafePluginError(f"{path} {reason}")
+
+
+def distrusted(path: Path, facts: os.stat_result) -> str | None:
+    """How somebody else could have written the file or folder `path`, and the cure: the rest of a sentence about it."""
+    if reason := owned_by_others(path, facts):
+        return reason
     if others := other_writers(facts):
-        raise UnsafePluginError(f"{path} can be changed by {others}; protect it: chmod go-w {path}")
+        return f"can be changed by {others}; protect it: chmod go-w {path}"
+    return None
+
+
+def owned_by_others(path: Path, facts: os.stat_result) -> str | None:
+    """Who owns the file or folder `path`, as in `distrusted`; None if it is somebody to trust."""
+    if facts.st_uid in trusted_owners():
+        return None
+    return (
+        f"belongs to user {user_name(facts.st_uid)}, who is neither root, nor the user running atenea, "
+        f"nor the owner of its code; if you trust what is in it: chown root {path}"
+    )
 
 
 def other_writers(facts: os.stat_result) -> str | None:
@@ -68,7 +84,7 @@ def other_writers(facts: os.stat_result) -> str | None:
 
 
 def trusted_owners() -> frozenset[int]:
-    """The users whose plugins are loaded: root, this process's, and the owner of atenea's code."""
+    """The users whose files are trusted: root, this process's, and the owner of atenea's code."""
     return frozenset({0, os.geteuid(), Path(__file__).stat().st_uid})
 
 

@@ -22,7 +22,9 @@ class Rests:
         self._resting: dict[str, tuple[float, str]] = {}
 
     def begin(self, name: str, reason: str) -> None:
-        """It has failed: leave it alone for a while."""
+        """It has failed: leave it alone for a while; one failure and those that come while it rests are one."""
+        if self.reason(name) is not None:
+            return
         seconds = self._seconds.get(name, _FIRST_SECONDS)
         self._seconds[name] = min(2 * seconds, _LONGEST_SECONDS)
         self._resting[name] = self._clock() + seconds, reason

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,6 +30,9 @@ believed when it was not set again for so long."""
 _LARGE_SHARE = 0.1
 _LEAST_FREE = 1 << 20
 """A work folder that takes this share of its disk, or more, is why the disk is full when less than that is free."""
+
+_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
+"""The words in which a step, or a program that it started, says that it found the disk full."""
 
 _AT_ONCE = 500
 """Jobs of each kind that one call deals with: the ledger is not held for long, and neither is the daemon's end."""
@@ -83,7 +88,7 @@ def _measure(config: Config, job: JobRow) -> int:
     folder = config.jobs / job.id
     if job.state == "done":  # a daemon that was killed may not have come to it
         drop_work(folder)
-        with suppress(FileNotFoundError):  # somebody removed it
+        with suppress(OSError):  # one folder's fault must not keep the others
             durable.fsync_folder(folder)  # it is not looked at again
     return folder_size(folder)
 
@@ -108,7 +113,7 @@ def _excess(config: Config, ledger: Ledger) -> list[str]:
 def _remove(config: Config, job_ids: Sequence[str]) -> list[str]:
     """Remove the folders of jobs; the jobs whose folders are gone."""
     for job_id in job_ids:
-        shutil.rmtree(config.jobs / job_id, ignore_errors=True)
+        drop_folder(config.jobs / job_id)
     if job_ids:
         durable.fsync_folder(config.jobs)
     return [job_id for job_id in job_ids if not (config.jobs / job_id).exists()]
@@ -117,11 +122,38 @@ def _remove(config: Config, job_ids: Sequence[str]) -> list[str]:
 def drop_work(folder: Path) -> None:
     """Remove what a finished job no longer needs: the work folders of its stages and the copies of its files."""
     for name in ("work", "input", "publish"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+        drop_folder(folder / name)
 
 
-def relieve_disk(folder: Path, most: float, *, failed: bool) -> int:
-    """Remove a work folder that holds more than `most` bytes, or fills its disk, so that others can go on.
+def drop_folder(folder: Path) -> None:
+    """Remove a folder with all in it, also what a plugin has closed or made read-only; what cannot be removed stays."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir() and not folder.is_symlink():
+        _open_up(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _open_up(folder: Path) -> None:
+    """Let this user list, enter and change a folder and those in it."""
+    _let_in(folder)
+    for root, names, _ in os.walk(folder):
+        for name in names:
+            _let_in(os.path.join(root, name))  # before it is walked into
+
+
+def _let_in(folder: Path | str) -> None:
+    with suppress(OSError):
+        if stat.S_ISDIR(os.lstat(folder).st_mode):  # of a link, what it points to would be changed
+            os.chmod(folder, stat.S_IRWXU)
+
+
+def relieve_disk(folder: Path, most: float, error: str | None) -> int:
+    """Remove a work folder that fills its disk, or of a failed step holds too much, so that others can go on.
+
+    Args:
+        folder: the work folder of a step that runs no more.
+        most: bytes that a failed step may leave.
+        error: what the step failed of, in its words; None for one that is done.
 
     Returns:
         The bytes that it held; 0 if it stays, as what a long stage has done so far should.
@@ -131,10 +163,12 @@ def relieve_disk(folder: Path, most: float, *, failed: bool) -> int:
         return 0
     disk = os.statvfs(folder)
     free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-    fills = size >= _LARGE_SHARE * total and free < (size if failed else _LEAST_FREE)
-    if not fills and not (failed and size > most):
+    # What found the disk full may have let go of some room again by its end.
+    least_free = size if any(words in (error or "") for words in _FULL) else _LEAST_FREE
+    fills = size >= _LARGE_SHARE * total and free < least_free
+    if not fills and not (error is not None and size > most):
         return 0
-    shutil.rmtree(folder, ignore_errors=True)
+    drop_folder(folder)
     return size
 
 
@@ -146,6 +180,6 @@ def folder_size(folder: Path) -> int:
     total = 0
     for root, _, files in os.walk(folder):
         for path in (root, *(os.path.join(root, name) for name in files)):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # it went meanwhile, or is in a folder that a plugin has closed
                 total += _BLOCK * os.lstat(path).st_blocks
     return total

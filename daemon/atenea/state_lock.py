@@ -36,7 +36,7 @@ class StateLock:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         except OSError as error:
             raise UsageError(f"{self._path}: cannot be opened: {error.strerror}") from None
-        if not self._is_taken(descriptor):
+        if not self._take(descriptor):
             owner = os.read(descriptor, 32).decode(errors="replace").strip()
             os.close(descriptor)
             raise BusyError(f"{self._path.parent}: in use by another atenea (process {owner or 'unknown'})")
@@ -46,7 +46,8 @@ class StateLock:
         self._descriptor = descriptor
         return self
 
-    def _is_taken(self, descriptor: int) -> bool:
+    def _take(self, descriptor: int) -> bool:
+        """Lock the file, as far as patience goes; whether that worked."""
         end = time.monotonic() + self._patience
         while True:
             try:

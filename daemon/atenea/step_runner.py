@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from atenea.ledger_file import passes
 from atenea.naming import printable, shortened
 from atenea.publisher import Publisher
 from atenea.report import build_error, build_report, stages_before, write_json
-from atenea.retention import drop_work, relieve_disk
+from atenea.retention import drop_folder, drop_work, relieve_disk
 from atenea.rows import JobRow, Step, StepRow, split_needs
 from atenea.scheduler import may_try_again, retry_delay
 from atenea.threads import in_thread
@@ -67,6 +66,10 @@ class StepRunner:
         elif step.position > 1 or not await self._arrivals.go_on(job, is_read=True):
             await self._serve(job, step, on_progress)
         return {}
+
+    async def relieve_disk(self, job: JobRow, step: StepRow) -> None:
+        """Remove what a step that was cancelled has left if that keeps everybody from going on; else a retry has it."""
+        await in_thread(self._relieve_disk, job, step, Failed("it was cancelled"))
 
     # Intake
 
@@ -111,7 +114,7 @@ class StepRunner:
         work = self._folder(job) / "work"
         for step in self._ledger.steps(job.id):
             if step.workdir not in keep:
-                shutil.rmtree(self._folder(job) / step.workdir, ignore_errors=True)
+                drop_folder(self._folder(job) / step.workdir)
         if work.exists():
             durable.fsync_folder(work)
 
@@ -156,9 +159,13 @@ class StepRunner:
 
     def _relieve_disk(self, job: JobRow, step: StepRow, outcome: Outcome) -> Outcome:
         """Remove the step's work folder if it keeps everybody from going on; a step that filled the disk failed."""
-        failed = isinstance(outcome, Failed)
-        most = self.config.limits.work_gigabytes * 1e9
-        size = relieve_disk(self._folder(job) / step.workdir, most, failed=failed)
+        error = f"{outcome.error}\n{outcome.details}" if isinstance(outcome, Failed) else None
+        folder = self._folder(job) / step.workdir
+        try:
+            size = relieve_disk(folder, self.config.limits.work_gigabytes * 1e9, error)
+        except OSError as fault:  # what the step has done is not to be done again for that
+            log.warning("a work folder cannot be looked at", folder=str(folder), error=str(fault))
+            return outcome
         if not size:
             return outcome
         if not isinstance(outcome, Failed):
@@ -236,7 +243,7 @@ class StepRunner:
     def _failure_files(self, job: JobRow) -> dict[str, Path]:
         answer = self._publish_folder(job) / "error.txt"
         if job.publishing is None:
-            durable.write_atomic(answer, build_error(job).encode())
+            durable.write_atomic(answer, build_error(job, self._ledger.steps(job.id)).encode())
         return {".error.txt": answer}
 
     def _result_files(self, job: JobRow) -> dict[str, Path]:

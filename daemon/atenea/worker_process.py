@@ -1,7 +1,7 @@
 """The daemon's side of one worker: starts the process, talks with it, reads what it prints, ends it and its children.
 
-A worker leads a session of its own, so that one signal reaches everything that a plugin started. What it sends is
-checked like a stranger's: a plugin can write to any descriptor.
+A worker leads a session of its own, so that everything that a plugin started is known by it, also what has a process
+group of its own. What it sends is checked like a stranger's: a plugin can write to any descriptor.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +135,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id, and that of its process group."""
+        """Its process id, and that of its process group and session."""
         return self._process.pid
 
     @property
@@ -193,17 +193,17 @@ class WorkerProcess:
             await self._log_event(event)
 
     def kill(self) -> None:
-        """End the process and everything in its group; `gone` waits for that."""
+        """End the process and everything in its session; `gone` waits for that."""
         self._killed = True
-        try:
+        with suppress(ProcessLookupError, PermissionError):  # all at once, also who hides from /proc
             os.killpg(self.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
+        for process in _members(self.pid):
+            _kill(process, self.pid)
 
     async def gone(self) -> None:
-        """Wait until the killed process is reaped and its group is empty, and let go of its pipes."""
+        """Wait until the killed process is reaped and its session is empty, and let go of its pipes."""
         await self._process.wait()
-        await self._group_gone()
+        await self._session_gone()
         await asyncio.wait([self._output.ended], timeout=1)
         self._output.close()
         self._writer.transport.abort()
@@ -255,15 +255,15 @@ class WorkerProcess:
             return "was killed by signal 9, probably for want of memory (see dmesg)"
         return f"was killed by signal {-code} ({signal.strsignal(-code)})"
 
-    async def _group_gone(self) -> None:
+    async def _session_gone(self) -> None:
         deadline = time.monotonic() + _GONE_SECONDS
-        while _lives(self.pid) and time.monotonic() < deadline:
+        while any(map(_lives, _members(self.pid))) and time.monotonic() < deadline:
             self.kill()
             await asyncio.sleep(0.005)
         # As process 1 of a container the daemon is the parent of what its workers leave.
-        with suppress(ChildProcessError):
-            while os.waitpid(-self.pid, os.WNOHANG)[0]:  # noqa: ASYNC222 - does not wait
-                pass
+        for process in _members(self.pid):
+            with suppress(ChildProcessError):
+                os.waitpid(process, os.WNOHANG)  # noqa: ASYNC222 - does not wait
 
     async def _log_event(self, event: Mapping[str, Any]) -> None:
         level, fields = event.get("level"), event.get("fields")
@@ -297,21 +297,34 @@ class WorkerProcess:
             self.log.info("worker output", line=text)
 
 
-def _lives(group: int) -> bool:
-    """Whether a process of the group lives; one that only waits to be reaped by its parent does not."""
+def _members(session: int) -> Iterator[int]:
+    """The processes of a session, as far as they can be seen; none when there is no descriptor to look with."""
+    names = list[str]()
+    with suppress(OSError):
+        names = os.listdir(_PROC)
+    for process in map(int, filter(str.isdigit, names)):
+        with suppress(OSError):
+            if os.getsid(process) == session:
+                yield process
+
+
+def _lives(process: int) -> bool:
+    """Whether it lives; one that only waits to be reaped by its parent does not."""
     try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
+        return (_PROC / str(process) / "stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except (OSError, IndexError):
         return False
-    return any(_group_if_alive(stat) == group for stat in _PROC.glob("[0-9]*/stat"))
 
 
-def _group_if_alive(stat: Path) -> int | None:
-    try:
-        state, _parent, group, *_ = stat.read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return None
-    return None if state in {"Z", "X"} else int(group)
+def _kill(process: int, session: int) -> None:
+    """End a process, unless it has ended and its number is another's."""
+    with suppress(OSError):
+        descriptor = os.pidfd_open(process)
+        try:
+            if os.getsid(process) == session:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        finally:
+            os.close(descriptor)
 
 
 def clean(value: Any) -> Any:

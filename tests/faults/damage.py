@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 Damage = Callable[[Path], None]
@@ -57,6 +57,46 @@ def a_destroyed_index(path: Path) -> None:
     damage_page(path, "sqlite_autoindex_jobs_1")
 
 
+@contextmanager
+def left_behind(path: Path, index: str) -> Iterator[None]:
+    """What is changed meanwhile the index does not follow, as one whose page is of an earlier day."""
+    settle(path)
+    hide, show = "DELETE FROM sqlite_master WHERE name = ?", "INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)"
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        facts = db.execute("SELECT * FROM sqlite_master WHERE name = ?", (index,)).fetchone()
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute(hide, (index,))
+    yield
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute(show, facts)
+
+
+_COPY = "CREATE TABLE copy AS SELECT * FROM jobs WHERE finished IS NULL"
+_BACK = "INSERT INTO jobs SELECT * FROM copy"
+
+
+def an_index_that_knows_too_much(path: Path) -> None:
+    """Of a job that is not there."""
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(f"{_COPY} LIMIT 1")
+        db.execute("UPDATE copy SET id = 'zzzzzzzzzzz'")
+        db.execute(_BACK)
+    with left_behind(path, "jobs_active"), closing(sqlite3.connect(path)) as db, db:
+        db.execute("DELETE FROM jobs WHERE id = 'zzzzzzzzzzz'")
+        db.execute("DROP TABLE copy")
+
+
+def an_index_that_knows_too_little(path: Path) -> None:
+    """By it no job could start."""
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(_COPY)
+        db.execute("DELETE FROM jobs WHERE finished IS NULL")
+    with left_behind(path, "jobs_ready"), closing(sqlite3.connect(path)) as db, db:
+        db.execute(_BACK)
+        db.execute("DROP TABLE copy")
+
+
 def destroyed_jobs(path: Path) -> None:
     damage_page(path, "jobs")
 
@@ -96,7 +136,7 @@ def with_a_torn_log(path: Path) -> None:
 
 SEEN: tuple[Damage, ...] = (
     *(zeroed_header, truncated, flipped_in_the_middle, a_destroyed_index, destroyed_jobs, destroyed_steps),
-    *(no_database, empty, gone),
+    *(an_index_that_knows_too_much, an_index_that_knows_too_little, no_database, empty, gone),
 )
 """What a look at the file shows."""
 

@@ -87,6 +87,15 @@ def test_what_a_read_only_cache_has_is_used(disk: Path, tmp_path: Path) -> None:
     assert [error.errno for error in told] == [errno.EROFS]
 
 
+def test_a_piece_that_cannot_be_read_is_made_again(tmp_path: Path) -> None:
+    make = Maker()
+    cache = SoundCache(tmp_path, 10**9)
+    (tmp_path / f"{NAMES[0]}.sound").symlink_to("/proc/self/mem")  # which answers EIO, as a bad sector does
+    assert asyncio.run(cache.get(NAMES[0], make))[1] is True
+    assert asyncio.run(cache.get(NAMES[0], make))[1] is False
+    assert make.paid == 1
+
+
 def speaking(new_instance: NewInstance, server: SpeechServer) -> Instance:
     instance: Instance = new_instance(
         "[tts]\nplugin = 'openai'\n"

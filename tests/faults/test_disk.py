@@ -5,6 +5,7 @@ What the user sees names the fault, and when there is room again everything goes
 
 from __future__ import annotations
 
+import signal
 import subprocess
 
 import pytest
@@ -12,7 +13,18 @@ from faults.small_disk import fill, small_disk
 from system.conftest import new_instance
 from system.instance import RENDER_STUB, Instance, NewInstance, wait_until
 
+from atenea.config import load_config
+from atenea.control import ask
+
 __all__ = ["new_instance"]
+
+DEAF = """
+import time
+
+@hookimpl
+def tts(job, ctx):
+    time.sleep(3600)
+"""
 
 STUB = "[render]\nplugin = 'stub'\n"
 
@@ -87,3 +99,41 @@ def test_a_daemon_that_starts_on_a_full_disk_says_so(instance: Instance) -> None
         instance.drop("hello.txt", "Hello.")
         instance.output("hello.mp4")
         instance.stop()
+
+
+def test_a_cancel_on_a_full_state_folder(new_instance: NewInstance) -> None:
+    instance: Instance = new_instance("[tts]\nplugin = 'deaf'\n[workers]\ncpu = 1\ncancel_seconds = 0.1\n")
+    instance.plugin("deaf", DEAF)
+    state = instance.folder / "state"
+    with small_disk(state, 16):
+        instance.start()
+        for name in ("running", "queued"):
+            instance.drop(f"{name}.txt", "Hello.")
+            wait_until(lambda: [e for e in instance.events("job accepted") if e["name"] == name], f"{name} to be read")  # noqa: B023
+        wait_until(lambda: instance.events("stage started"), "the stage to begin")
+        grow_log(instance)
+        ballast = fill(state)
+        refused = instance.atenea("cancel", "queued", code=1)
+        folder = state / "jobs" / instance.job("queued")["id"]
+        assert refused.stderr == (
+            f"atenea: {state}: No space left on device; when that is mended, give the command again\n"
+        )
+        instance.atenea("cancel", "running")
+        wait_until(lambda: instance.events("the job cannot be cancelled now; it is tried again"), "it to be told")
+        assert not (folder / "record.json").exists()
+        instance.stop(signal.SIGKILL)
+        instance.start()
+        stuck(instance, "running", "No space left on device")
+        ballast.unlink()
+        instance.wait_for_state("running", "cancelled")
+        instance.atenea("cancel", "queued")
+        assert instance.stop() == 0
+        assert not [event for event in instance.events() if "Traceback" in str(event)]
+
+
+def grow_log(instance: Instance) -> None:
+    """Change the ledger so often that its write-ahead log, which stays as long as it was, has room for more."""
+    config = load_config(instance.folder / "atenea.toml")
+    for _ in range(700):
+        ask(config, "pause")
+        ask(config, "resume")

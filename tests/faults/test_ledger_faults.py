@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -23,14 +23,16 @@ from stock import Jobs
 from structlog.testing import capture_logs
 from system.conftest import new_instance
 from system.gates import CONFIG, Gates
-from system.instance import Instance, NewInstance, wait_until
+from system.instance import PATIENCE_SECONDS, Instance, NewInstance, wait_until
 
+from atenea.control import ask, look
 from atenea.doctor.ledger import ledger_findings
-from atenea.errors import AteneaError
+from atenea.errors import AteneaError, ExitCode
 from atenea.job_record import RECORD, read_record
 from atenea.ledger import Ledger
 from atenea.ledger_file import LEDGER
 from atenea.ledger_mending import damaged_ledgers, open_ledger
+from atenea.places import Folders, Places
 from atenea.rows import JobRow
 
 __all__ = ["new_instance"]
@@ -201,6 +203,61 @@ def test_a_job_that_may_be_done_is_put_aside(state: Path, content: bytes) -> Non
     assert "the ledger lost a job that may be done; it is not begun anew" in [line["event"] for line in logs]
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        *(("job", "priority", 1 << 70), ("job", "name", ["a"]), ("job", "created", "soon")),
+        *(("steps", "options", "{"), ("steps", "options", "[]"), ("steps", "result", "3")),
+        *(("attempts", "started", {}), ("attempts", None, "no row")),
+    ],
+)
+def test_a_record_with_a_wrong_value_is_no_record(state: Path, table: str, column: str | None, value: object) -> None:
+    with closing(Ledger(state / LEDGER)) as ledger:
+        job = ended(ledger)["done"]
+    file = state / "jobs" / job.id / RECORD
+    record = json.loads(file.read_text())
+    rows = [record["job"]] if table == "job" else record[table]
+    if column:
+        rows[0][column] = value
+    else:
+        rows[0] = value
+    file.write_text(json.dumps(record))
+    damage.gone(state / LEDGER)
+    with opened(state) as ledger:
+        assert {name: job.state for name, job in ended(ledger).items()} == {
+            name: state for name, state in ENDED.items() if name != "done"
+        }
+    assert (state / "doubtful" / job.id / "original" / "done.txt").exists()
+
+
+def test_a_job_is_put_aside_beside_another_of_its_name(state: Path) -> None:
+    with closing(Ledger(state / LEDGER)) as ledger:
+        job = ended(ledger)["done"]
+    for name in (job.id, f"{job.id}-2"):
+        (state / "doubtful" / name).mkdir(parents=True)
+        (state / "doubtful" / name / "kept").touch()
+    (state / "jobs" / job.id / RECORD).write_text("{")
+    damage.gone(state / LEDGER)
+    with opened(state) as ledger:
+        assert not ledger.knows(job.id)
+    assert (state / "doubtful" / f"{job.id}-3" / "original" / "done.txt").exists()
+    assert os.listdir(state / "doubtful" / job.id) == ["kept"]
+
+
+@pytest.mark.parametrize("value", ["", "garbage", "nan", "inf"])
+def test_a_setting_that_makes_no_sense_is_lost(tmp_path: Path, value: str) -> None:
+    with closing(Ledger(tmp_path / LEDGER)) as ledger:
+        ledger.pause(True)
+        ledger.doubt_clock(5.0)
+    with closing(sqlite3.connect(tmp_path / LEDGER)) as db, db:
+        db.execute("UPDATE settings SET value = ? WHERE name = 'clock doubted until'", (value,))
+        db.execute("INSERT INTO settings VALUES ('paus\x01d', 'yes')")
+    damage.damage_page(tmp_path / LEDGER, "sqlite_autoindex_settings_1")
+    with opened(tmp_path) as ledger:
+        assert (ledger.paused, ledger.clock_doubted_until) == (True, 0.0)
+        assert ledger._value("SELECT count(*) FROM settings") == 1
+
+
 def test_a_job_from_before_there_were_records_is_done_by_its_log(state: Path) -> None:
     with closing(Ledger(state / LEDGER)) as ledger:
         job = ended(ledger)["done"]
@@ -251,6 +308,20 @@ def test_looking_at_a_damaged_ledger_changes_nothing(state: Path) -> None:
     assert finding.status == "problem"
     assert finding.text == f"{state / LEDGER} is damaged: file is not a database"
     assert sorted(os.listdir(state)) == before
+
+
+@pytest.mark.parametrize("read", [ask, look])
+def test_a_command_leaves_an_empty_ledger_to_the_daemon(state: Path, read: Callable[..., object]) -> None:
+    damage.empty(state / LEDGER)
+    places = Places(Folders(state=state, outbox=state.with_name("outbox")))
+    with pytest.raises(AteneaError) as caught:
+        read(places, "jobs")
+    told = f"{state / LEDGER}: is empty, though there are jobs; the daemon mends it: atenea run"
+    assert (str(caught.value), caught.value.exit_code) == (told, ExitCode.FAILED)
+    assert (state / LEDGER).read_bytes() == b""
+    with opened(state) as ledger:
+        assert {name: job.state for name, job in ended(ledger).items()} == ENDED
+    assert "(it is empty)" in damaged_ledgers(state)[0].read_text()
 
 
 def test_a_state_folder_that_nobody_has_used_has_no_damaged_ledger(tmp_path: Path) -> None:
@@ -304,6 +375,49 @@ def test_a_ledger_that_is_damaged_under_a_running_daemon_is_mended(new_instance:
     assert process.poll() is None
     assert len(instance.events("the ledger is mended")) == 1
     assert len(instance.ask("jobs")["jobs"]) == 2
+    assert instance.stop() == 0
+
+
+_TOLD_TO_STOP = """
+import os, signal
+from atenea import daemon
+from atenea.cli import main
+from atenea.ledger_mending import damaged_ledgers
+
+def open_ledger(state):
+    ledger = really(state)
+    if damaged_ledgers(state):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return ledger
+
+really, daemon.open_ledger = daemon.open_ledger, open_ledger
+main()
+"""
+"""A daemon that is told to stop while it mends its ledger."""
+
+
+def test_a_daemon_that_is_told_to_stop_while_it_mends_stops(
+    new_instance: NewInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance: Instance = new_instance(CONFIG)
+    gates = Gates(instance)
+    gates.open("tts", "audio", "post")
+    with monkeypatch.context() as patch:
+        patch.setattr(instance, "command", lambda *arguments: [sys.executable, "-c", _TOLD_TO_STOP, *arguments])
+        instance.start()
+    process = instance.process
+    assert process
+    instance.drop("hello.txt", "Hello.")
+    gates.wait("render")
+    for name in ("steps", "sqlite_autoindex_steps_1"):
+        damage.damage_page(instance.folder / "state" / LEDGER, name)
+    gates.open("render")
+    instance.drop("second.txt", "Hello.")
+    assert process.wait(PATIENCE_SECONDS) == 0
+    assert (len(instance.events("the ledger is mended")), len(instance.events("ready"))) == (1, 1)
+    instance.start()
+    instance.wait_for_state("hello", "done")
+    instance.wait_for_state("second", "done")
     assert instance.stop() == 0
 
 

@@ -28,6 +28,9 @@ child = subprocess.Popen([sys.executable, '-c', f'import time; {leak}; time.slee
 child.wait()
 """
 
+IN_ITS_OWN_GROUP = IN_A_CHILD.replace("600)'])", "600)'], process_group=0)")
+assert "process_group" in IN_ITS_OWN_GROUP
+
 SHARED = """
 kept = bytearray(b'x') * (100 << 20)
 if not all(os.fork() for _ in range(9)):
@@ -41,7 +44,9 @@ return p
 """
 
 
-@pytest.mark.parametrize("leak", [LEAK, IN_A_CHILD], ids=["itself", "in a child"])
+@pytest.mark.parametrize(
+    "leak", [LEAK, IN_A_CHILD, IN_ITS_OWN_GROUP], ids=["itself", "in a child", "in a group of its own"]
+)
 def test_a_worker_over_the_limit_is_ended(bench: Bench, leak: str) -> None:
     bench.configure(limits={"memory_gigabytes": 0.5})
     bench.plugin("bad", leak)
@@ -52,7 +57,7 @@ def test_a_worker_over_the_limit_is_ended(bench: Bench, leak: str) -> None:
     assert bad.error.endswith(" MB of memory and was ended; raise limits.memory_gigabytes if it needs so much")
     assert (bad.transient, bad.worker_died) == (True, True)
     assert isinstance(good, Done)
-    if leak is IN_A_CHILD:
+    if leak is not LEAK:
         assert not bench.running(int(bench.written("bad", "child")))
 
 

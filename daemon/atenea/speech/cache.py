@@ -182,7 +182,7 @@ def _check_room(folder: Path) -> None:
 def _found(path: Path) -> Sound | None:
     try:
         data = path.read_bytes()
-    except (FileNotFoundError, PermissionError):
+    except OSError:  # not there, forbidden, or on a sector that cannot be read
         return None
     with suppress(OSError):  # where nothing can be written, nothing is trimmed either
         os.utime(path)
