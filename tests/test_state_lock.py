@@ -47,9 +47,11 @@ def test_a_second_holder_is_refused_by_the_number_of_the_first(tmp_path: Path) -
 
 def test_who_is_patient_gets_it_when_the_other_lets_go(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
-        threading.Timer(0.1, process.communicate, ["end\n"]).start()
+        letting_go = threading.Timer(0.1, process.kill)
+        letting_go.start()
         with StateLock(tmp_path, patience=60):
             assert (tmp_path / "daemon.lock").read_text() == f"{os.getpid()}\n"
+        letting_go.join()
 
 
 def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
