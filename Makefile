@@ -40,6 +40,7 @@ bench: $(VENV)/installed-dev  ## print the figures that README quotes
 	$(BIN)/python benchmarks/make_run.py
 	$(BIN)/python benchmarks/inbox.py
 	$(BIN)/python benchmarks/idle.py
+	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/preview.py
 
 wheel: $(VENV)/installed  ## build dist/atenea-*.whl
