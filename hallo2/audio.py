@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch.func import functional_call
 
 if TYPE_CHECKING:
     from transformers import Wav2Vec2Config, Wav2Vec2Model
@@ -122,6 +123,8 @@ class SpeechFeatures:
             length whose slices are such tensors.
         fps: video frames per second.
         clip_frames: the frames are padded to a multiple of it.
+        device: where it is encoded, if not where the model is: what a part of the model needs is there only while that
+            part runs.
 
     Attributes:
         frames: how many frames the sound lasts; ``len()`` is the padded number.
@@ -137,10 +140,12 @@ class SpeechFeatures:
         source: Sliceable | str | os.PathLike[str],
         fps: int = 25,
         clip_frames: int = 16,
+        device: torch.device | None = None,
     ) -> None:
         if isinstance(source, Tensor) and source.ndim != 1:
             raise ValueError(f"the waveform has the shape {tuple(source.shape)}, where (samples,) is needed")
         self._model = model.eval()
+        self._device = device or model.device
         self._samples = WavSamples(source) if isinstance(source, str | os.PathLike) else source
         if not len(self._samples):
             raise ValueError("there is no sound to make features of: not one sample")
@@ -192,7 +197,7 @@ class SpeechFeatures:
             frames = self._padded - index * self._piece_frames
             silence = (self._padded - self.frames) * SAMPLE_RATE // self._fps
             samples = F.pad(samples, (0, silence))
-        return _hidden_states(self._model, samples, frames)
+        return _hidden_states(self._model, samples, frames, self._device)
 
 
 def _normalised(samples: Tensor) -> Tensor:
@@ -202,11 +207,11 @@ def _normalised(samples: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _hidden_states(model: Wav2Vec2Model, samples: Tensor, frames: int) -> Tensor:
+def _hidden_states(model: Wav2Vec2Model, samples: Tensor, frames: int, device: torch.device) -> Tensor:
     """What each encoder layer makes of the samples (samples,): (frames, layers, hidden), float32 on the CPU."""
     # The convolutions refuse less than they see at once.
     samples = F.pad(samples, (0, max(0, _receptive_field(model.config) - len(samples))))
-    sound = model.feature_extractor(samples[None].to(model.device, model.dtype))
+    sound = _called(model.feature_extractor, samples[None].to(device, model.dtype))
     sound = F.interpolate(sound.float(), size=frames, mode="linear", align_corners=True).transpose(1, 2)
     states: list[Tensor] = []
 
@@ -215,11 +220,17 @@ def _hidden_states(model: Wav2Vec2Model, samples: Tensor, frames: int) -> Tensor
 
     hooks = [layer.register_forward_hook(keep) for layer in model.encoder.layers]
     try:
-        model.encoder(model.feature_projection(sound.to(model.dtype))[0])
+        _called(model.encoder, _called(model.feature_projection, sound.to(model.dtype))[0])
     finally:
         for hook in hooks:
             hook.remove()
     return torch.cat(states).transpose(0, 1).to("cpu", torch.float32)
+
+
+def _called(part: torch.nn.Module, x: Tensor) -> Any:
+    """What a part of a model makes of x, on x's device; the part stays where it is."""
+    weights = {name: tensor.to(x.device) for name, tensor in (*part.named_parameters(), *part.named_buffers())}
+    return functional_call(part, weights, (x,))
 
 
 def _receptive_field(config: Wav2Vec2Config) -> int:

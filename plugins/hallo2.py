@@ -298,6 +298,7 @@ class _Engine:
 
     Attributes:
         key: which models they are, and where and how they were loaded.
+        wav2vec: in the memory of the CPU.
         load_seconds: how long that took.
     """
 
@@ -360,7 +361,7 @@ def _loaded(key: tuple[Any, ...], models: Path, device: torch.device, ctx: Conte
     try:
         dtype = getattr(torch, _options(ctx).precision)
         faces = FaceAnalysis.from_pretrained(models / _FACES)
-        wav2vec = load_wav2vec(models, device)
+        wav2vec = load_wav2vec(models)
         ctx.progress(0.0, "loading the models")
         pipeline = Hallo2Pipeline.from_pretrained(models, device=device, dtype=dtype)
     except (FileNotFoundError, ValueError) as error:
@@ -594,7 +595,7 @@ def _animate(
 
     options = _options(ctx)
     frames = frame_count(wav_info(heard), options.fps)
-    features = SpeechFeatures(engine.wav2vec, heard, options.fps, CLIP_FRAMES)
+    features = SpeechFeatures(engine.wav2vec, heard, options.fps, CLIP_FRAMES, engine.pipeline.device)
     pace = _Pace(len(features) // CLIP_FRAMES, store.count, began, ctx)
     if store.count * CLIP_FRAMES >= frames:
         return pace

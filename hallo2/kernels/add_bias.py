@@ -21,9 +21,10 @@ def _add_bias(
     block_rows: tl.constexpr,
     block_c: tl.constexpr,
 ) -> None:
-    """One tile: grid (channel blocks, row blocks)."""
-    channels = tl.program_id(0) * block_c + tl.arange(0, block_c)
-    rows = tl.program_id(1) * block_rows + tl.arange(0, block_rows)
+    """One tile: grid (row blocks x channel blocks,), the channels of some rows one after another."""
+    blocks = tl.cdiv(c, block_c)
+    channels = tl.program_id(0) % blocks * block_c + tl.arange(0, block_c)
+    rows = tl.program_id(0) // blocks * block_rows + tl.arange(0, block_rows)
     inside = channels < c
     valid = (rows < m)[:, None] & inside[None, :]
     at = rows.to(tl.int64)[:, None] * c + channels[None, :]
@@ -49,7 +50,7 @@ def add_bias(x: Tensor, added: Tensor, bias: Tensor) -> Tensor:
     block_c = channel_block(c)
     block_rows = 4096 // block_c
     out = torch.empty_like(x)
-    _add_bias[(triton.cdiv(c, block_c), triton.cdiv(m, block_rows))](
+    _add_bias[(triton.cdiv(m, block_rows) * triton.cdiv(c, block_c),)](
         *(x, added, bias, out, m, c), block_rows=block_rows, block_c=block_c, num_warps=4
     )
     return out

@@ -136,6 +136,13 @@ def test_model_is_left_without_hooks(model):
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_model_stays_where_it_is_when_another_device_encodes(model):
+    # Nothing can be read back from the meta device, so it was there that the features were computed.
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        SpeechFeatures(model, noise(5000), device=torch.device("meta"))[:]
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}
+
+
 def test_features_of_a_bfloat16_model(model):
     speech = noise(20_000)
     features, _ = wav2vec_features(small_model().to(torch.bfloat16), speech)

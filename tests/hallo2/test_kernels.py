@@ -5,12 +5,16 @@ Without a GPU they run in Triton's interpreter: every line of them, on numpy ins
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
+
 import pytest
 import torch
 from golden import relative_error
 from kernel_checks import DEVICE, assert_close, normal
 from torch import Tensor
 from torch.nn import functional
+from triton.runtime.jit import KernelInterface
 
 from hallo2.kernels import (
     add_bias,
@@ -275,3 +279,55 @@ def test_token_attention_folds_projections_into_tokens() -> None:
     attended = functional.scaled_dot_product_attention(queries, k.double()[None], v.double()[None])
     expected = x.double() + attended.transpose(1, 2).flatten(2) @ out_projection.double().T + bias.double()
     assert_close(out, expected, torch.float32)
+
+
+class Launched:
+    """Stands for a kernel: keeps with what grids it is launched, and computes nothing."""
+
+    def __init__(self) -> None:
+        self.grids: list[tuple[int, ...]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        self.grids.append(grid)
+        return lambda *_arguments, **_options: None
+
+
+def absent(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float16, device="meta")
+
+
+TOKENS, PIXELS = (2048 // 8) ** 2, 2048**2
+SUMS = absent(32, 8, TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("module", "call"),
+    [
+        ("add_bias", lambda: add_bias(absent(16 * PIXELS, 128), absent(16 * PIXELS, 128), absent(128))),
+        ("group_norm", lambda: group_norm(absent(16, PIXELS, 256), absent(256), absent(256), eps=1e-6, silu=True)),
+        ("layer_norm", lambda: add_layer_norm(absent(32, TOKENS, 320), absent(320), absent(320))),
+        ("merge", lambda: merge_attention(absent(32, TOKENS, 8, 40), SUMS, absent(32, TOKENS, 8, 40), SUMS)),
+        ("temporal", lambda: temporal_attention(absent(32, TOKENS, 960), absent(4, TOKENS, 960), heads=8)),
+        (
+            "cross",
+            lambda: token_attention(
+                absent(32, TOKENS, 320),
+                *(absent(*shape) for shape in ((320,), (320,), (2, 320, 32), (2, 32, 320), (320,), (320,))),
+                heads=8,
+                tokens=4,
+            ),
+        ),
+    ],
+)
+def test_grids_of_the_largest_pictures_are_ones_that_cuda_takes(
+    module: str, call: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = Launched()
+    names = vars(import_module(f"hallo2.kernels.{module}"))
+    for name in [name for name, value in names.items() if isinstance(value, KernelInterface)]:
+        monkeypatch.setitem(names, name, launched)
+    call()
+    assert launched.grids
+    for first, *others in launched.grids:
+        assert first < 2**31
+        assert all(blocks < 2**16 for blocks in others)
